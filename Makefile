@@ -1,0 +1,60 @@
+# `make study` and `make test` need nothing but Python 3.11 or newer; both set up .venv themselves.
+PYTHON ?= python3
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help study report test test-all lint format docs bench schema clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+study: $(VENV)/.runtime ## Run the studies of config.yaml: tables and figures in results/studies
+	$(BIN)/snakemake --cores $(CORES)
+	@echo "Figures and tables: results/studies/*/figures and results/studies/*/tables"
+
+report: study ## Put tables and figures into one file: results/report.html
+	$(BIN)/snakemake --report results/report.html
+
+test: $(VENV)/.test ## Run the tests
+	$(BIN)/python -m pytest -n $(CORES)
+
+lint: $(VENV)/.lint $(VENV)/.test ## Check style, types and the workflow
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+
+format: $(VENV)/.lint ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+docs: $(VENV)/.docs ## Build the documentation: docs/_build/html/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+bench: $(VENV)/.runtime ## Measure the engines' speed against each other
+	$(BIN)/python benchmarks/engines.py
+
+schema: $(VENV)/.runtime ## Write workflow/schemas/config.schema.json anew
+	$(BIN)/simlib study schema --output workflow/schemas/config.schema.json
+
+clean: ## Remove results and everything that was built, but not .venv
+	rm -rf results .snakemake build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.x ..." >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "Python's venv module is missing (Debian: apt install python3-venv)" >&2; exit 2; }
+
+$(VENV)/.runtime: pyproject.toml $(VENV)/bin/python
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: pyproject.toml $(VENV)/.runtime
+	$(INSTALL) --editable '.[$*]'
+	@touch $@

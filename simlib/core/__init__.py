@@ -1,0 +1,1 @@
+"""The simulators: configuration, engines and per-request records."""

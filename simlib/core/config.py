@@ -1,0 +1,310 @@
+"""The configuration of one simulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from simlib.core.records import TtftDefinition
+from simlib.core.validation import (
+    ConfigModel,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+from simlib.errors import InvalidParameterError
+
+DEFAULT_RANDOM_SEED = 42
+DEFAULT_SIM_SECONDS = 600.0
+DEFAULT_WARMUP_SECONDS = 60.0
+P90_OF_STANDARD_NORMAL = 1.2815515655446004
+MAX_TOKENS = 10**9
+"""Longest length that a configuration may ask for, in tokens."""
+
+Mode = Literal["mono", "disagg"]
+Engine = Literal["fast", "simpy"]
+TOKEN_MODES = ("log", "real_mean_std", "p50_p90", "fixed", "exponential", "empirical")
+
+
+class ArrivalConfig(ConfigModel):
+    """When requests arrive: a Poisson process, or a trace replayed."""
+
+    kind: Literal["poisson", "trace"] = "poisson"
+    """``poisson`` draws arrivals; ``trace`` replays the times and lengths of a file."""
+    rate_per_s: PositiveFloat = 2.0
+    """Mean arrival rate of ``poisson``, requests per second."""
+    path: str | None = None
+    """Trace file (Azure CSV or Mooncake JSONL), relative to the working directory."""
+    speed: PositiveFloat = 1.0
+    """Replay speed: 2.0 halves every gap, doubling the rate."""
+    start_s: NonNegativeFloat = 0.0
+    """Start of the replayed window, seconds of the trace's own clock."""
+    length_s: PositiveFloat | None = None
+    """Length of the replayed window, seconds of the trace's own clock; default: to its end."""
+
+    @model_validator(mode="after")
+    def _trace_needs_path(self) -> Self:
+        if self.kind == "trace" and not self.path:
+            raise InvalidParameterError("path", self.path, "the path of a trace (kind: trace)")
+        return self
+
+
+class TokenDistribution(ConfigModel):
+    """A distribution of lengths in tokens.
+
+    ``mean`` and ``sigma`` are in log space, as in NumPy's ``lognormal``. Input may also say
+    ``mode: real_mean_std`` (mean, std in tokens) or ``mode: p50_p90`` (p50, p90 in tokens); both
+    become ``log``.
+    """
+
+    mode: Literal["log", "fixed", "exponential", "empirical"] = "log"
+    mean: FiniteFloat = 6.0
+    """``log``: mean of the logarithm; ``exponential``: mean in tokens."""
+    sigma: NonNegativeFloat = 0.9
+    """``log``: standard deviation of the logarithm."""
+    min_value: PositiveInt = 1
+    """Shorter draws become this long, tokens."""
+    value: PositiveInt | None = None
+    """``fixed``: the length in tokens."""
+    path: str | None = None
+    """``empirical``: a file of one length a line, drawn from with replacement."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_real_space(cls, data: Any) -> Any:
+        return _to_log_space(data) if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _mode_has_what_it_needs(self) -> Self:
+        if self.mode == "fixed" and self.value is None:
+            raise InvalidParameterError("value", None, "given in tokens (mode: fixed)")
+        if self.mode == "empirical" and not self.path:
+            raise InvalidParameterError("path", self.path, "a file of lengths (mode: empirical)")
+        for name in ("min_value", "value"):
+            if (getattr(self, name) or 0) > MAX_TOKENS:
+                raise InvalidParameterError(name, getattr(self, name), f"<= {MAX_TOKENS} tokens")
+        if self.mode == "exponential" and not 0 < self.mean <= MAX_TOKENS:
+            raise InvalidParameterError(
+                "mean", self.mean, f"> 0 and <= {MAX_TOKENS} tokens (mode: exponential)"
+            )
+        # a product and not a power: ** raises OverflowError where the product is inf
+        if self.mode == "log" and self.mean + 0.5 * self.sigma * self.sigma > math.log(MAX_TOKENS):
+            raise InvalidParameterError(
+                "mean",
+                self.mean,
+                "in log space, with a real mean below 1e9 tokens (for tokens, mode: real_mean_std)",
+            )
+        return self
+
+    def essential(self) -> dict[str, Any]:
+        """Return only what the mode uses: two equal distributions give equal dicts."""
+        keys = {
+            "log": ("mean", "sigma", "min_value"),
+            "fixed": ("value",),
+            "exponential": ("mean", "min_value"),
+            "empirical": ("path",),
+        }[self.mode]
+        return {"mode": self.mode, **{key: getattr(self, key) for key in keys}}
+
+
+class PromptConfig(TokenDistribution):
+    """Prompt lengths; by default lognormal(6.0, 0.9), at least 8 tokens."""
+
+    min_value: PositiveInt = 8
+
+
+class OutputConfig(TokenDistribution):
+    """Output lengths; by default lognormal(6.0, 1.1), at least 16 tokens."""
+
+    sigma: NonNegativeFloat = 1.1
+    min_value: PositiveInt = 16
+
+
+class ClusterMonolithic(ConfigModel):
+    """One pool: each GPU prefills and decodes the request that it holds."""
+
+    num_gpus: PositiveInt = 4
+    prefill_tokens_per_s: PositiveFloat = 8000.0
+    """Prefill rate of one GPU."""
+    decode_tokens_per_s: PositiveFloat = 2000.0
+    """Decode rate of one GPU."""
+
+    @property
+    def total_gpus(self) -> int:
+        """GPUs of the whole deployment."""
+        return self.num_gpus
+
+
+class ClusterDisagg(ConfigModel):
+    """Two pools, and the KV transfer between them."""
+
+    prefill_gpus: PositiveInt = 2
+    decode_gpus: PositiveInt = 2
+    prefill_tokens_per_s: PositiveFloat = 8000.0
+    """Prefill rate of one prefill GPU."""
+    decode_tokens_per_s: PositiveFloat = 2000.0
+    """Decode rate of one decode GPU."""
+    kv_base_latency_s: NonNegativeFloat = 0.0
+    """Latency of a KV transfer before its first byte, seconds."""
+    kv_bytes_per_token: NonNegativeFloat = 0.0
+    """KV cache size per prompt token, bytes."""
+    kv_bandwidth_bytes_per_s: PositiveFloat = 25e9
+    """Bandwidth of a KV transfer; transfers do not slow each other in this model."""
+
+    @property
+    def total_gpus(self) -> int:
+        """GPUs of the whole deployment."""
+        return self.prefill_gpus + self.decode_gpus
+
+    @property
+    def transfer_s_per_token(self) -> float:
+        """Seconds of KV transfer per prompt token."""
+        return self.kv_bytes_per_token / self.kv_bandwidth_bytes_per_s
+
+
+class SimConfig(ConfigModel):
+    """Everything one simulation depends on."""
+
+    mode: Mode = "disagg"
+    """``mono``: one pool for both phases; ``disagg``: separate prefill and decode pools."""
+    sim_seconds: PositiveFloat = DEFAULT_SIM_SECONDS
+    """Requests arrive in [0, sim_seconds)."""
+    warmup_seconds: NonNegativeFloat = DEFAULT_WARMUP_SECONDS
+    """Requests that arrive earlier do not count."""
+    random_seed: NonNegativeInt = DEFAULT_RANDOM_SEED
+    arrival: ArrivalConfig = Field(default_factory=ArrivalConfig)
+    prompt_tokens: PromptConfig = Field(default_factory=PromptConfig)
+    output_tokens: OutputConfig = Field(default_factory=OutputConfig)
+    cluster_mono: ClusterMonolithic = Field(default_factory=ClusterMonolithic)
+    cluster_disagg: ClusterDisagg = Field(default_factory=ClusterDisagg)
+    engine: Engine = "fast"
+    """``fast``: exact FCFS recursion; ``simpy``: the readable event-by-event twin."""
+    drain: bool = True
+    """After sim_seconds, serve every request to its end, so that no slow one is left out."""
+    ttft_definition: TtftDefinition = "first_decode_step"
+    """What TTFT means in every table; see `simlib.core.records.ttft_s`."""
+
+    @model_validator(mode="after")
+    def _window_is_not_empty(self) -> Self:
+        if self.warmup_seconds >= self.sim_seconds:
+            raise InvalidParameterError(
+                "warmup_seconds", self.warmup_seconds, f"< sim_seconds ({self.sim_seconds:g})"
+            )
+        return self
+
+    @property
+    def cluster(self) -> ClusterMonolithic | ClusterDisagg:
+        """The deployment that `mode` selects."""
+        return self.cluster_mono if self.mode == "mono" else self.cluster_disagg
+
+
+def load_config(path: str | Path) -> SimConfig:
+    """Read the configuration of one simulation from a YAML file.
+
+    A study file (one with ``defaults`` and ``studies``) is accepted: its defaults are read.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the file cannot be read, is not YAML, or holds an unknown key or a bad value.
+    """
+    data = read_yaml(path)
+    if "studies" in data or "defaults" in data:
+        data = data.get("defaults") or {}
+    try:
+        return SimConfig.from_dict(data)
+    except InvalidParameterError as error:
+        raise error.at(str(path)) from None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; an empty file is an empty mapping."""
+    import yaml  # only readers of YAML pay for it: simulation jobs do not
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        data = yaml.safe_load(text)
+    except OSError as error:
+        raise InvalidParameterError(
+            "config", str(path), f"a readable file ({error.strerror})"
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no such date
+        detail = " ".join(str(error).split())
+        raise InvalidParameterError("config", str(path), f"valid YAML ({detail})") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise InvalidParameterError("config", data, "a mapping of keys to values", str(path))
+    return data
+
+
+def _parse_token_dist(
+    raw: Mapping[str, Any] | None, kind: type[TokenDistribution] = PromptConfig
+) -> TokenDistribution:
+    """Return the distribution that a mapping describes, in any of the six modes.
+
+    Modes: log, real_mean_std, p50_p90, fixed, exponential, empirical.
+    """
+    return kind.from_dict(dict(raw or {}))
+
+
+def _to_log_space(data: dict[str, Any]) -> dict[str, Any]:
+    mode = data.get("mode", "log")
+    if mode not in TOKEN_MODES:
+        raise InvalidParameterError("mode", mode, "one of " + ", ".join(TOKEN_MODES))
+    if mode not in ("real_mean_std", "p50_p90"):
+        return data
+    names = ("mean", "std") if mode == "real_mean_std" else ("p50", "p90")
+    convert = _real_mean_std_to_log_params if mode == "real_mean_std" else _p50_p90_to_log_params
+    rest = {key: value for key, value in data.items() if key not in (*names, "mode")}
+    for key in rest:
+        if key != "min_value":
+            raise InvalidParameterError(
+                key, data[key], f"left out: mode {mode} takes {', '.join((*names, 'min_value'))}"
+            )
+    values = [_number(data, name, mode) for name in names]
+    mu, sigma = convert(*values)
+    return {"mode": "log", "mean": mu, "sigma": sigma, **rest}
+
+
+def _number(data: dict[str, Any], name: str, mode: str) -> float:
+    try:
+        if isinstance(data[name], bool):
+            raise ValueError
+        return float(data[name])
+    except (KeyError, OverflowError, TypeError, ValueError):
+        raise InvalidParameterError(
+            name, data.get(name), f"a number of tokens (mode: {mode})"
+        ) from None
+
+
+def _real_mean_std_to_log_params(mean: float, std: float) -> tuple[float, float]:
+    """Return (mu, sigma) in log space of the lognormal with this mean and deviation in tokens.
+
+    sigma² = ln(1 + (std/mean)²), mu = ln(mean) - sigma²/2.
+    """
+    if not (mean > 0 and math.isfinite(mean)):
+        raise InvalidParameterError("mean", mean, "> 0 tokens")
+    if not (std >= 0 and math.isfinite(std)):
+        raise InvalidParameterError("std", std, ">= 0 tokens")
+    ratio = std / mean
+    variance = math.log1p(ratio * ratio)
+    return math.log(mean) - 0.5 * variance, math.sqrt(variance)
+
+
+def _p50_p90_to_log_params(p50: float, p90: float) -> tuple[float, float]:
+    """Return (mu, sigma) in log space of the lognormal with this median and 90th percentile.
+
+    mu = ln(p50), sigma = ln(p90/p50) / z(0.9).
+    """
+    if not (p50 > 0 and math.isfinite(p50)):
+        raise InvalidParameterError("p50", p50, "> 0 tokens")
+    if not (p90 >= p50 and math.isfinite(p90)):
+        raise InvalidParameterError("p90", p90, f">= p50 ({p50:g}) tokens")
+    return math.log(p50), math.log(p90 / p50) / P90_OF_STANDARD_NORMAL

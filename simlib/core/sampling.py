@@ -1,0 +1,84 @@
+"""The requests that a configuration describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from simlib.core.config import SimConfig, TokenDistribution
+from simlib.errors import InvalidParameterError
+from simlib.workload import lengths
+from simlib.workload.arrivals import poisson_arrivals
+from simlib.workload.requests import Requests
+from simlib.workload.streams import Stream, generator
+from simlib.workload.traces import load_trace, replay
+
+
+def sample_requests(config: SimConfig, replicate: int = 0) -> Requests:
+    """Return all requests that arrive in [0, sim_seconds), in order of arrival.
+
+    They depend on the seed, the replicate, the arrivals and the lengths, and on nothing of the
+    deployment. A replayed trace does not depend on seed and replicate either.
+    """
+    if config.arrival.kind == "trace":
+        return _replayed(config)
+    seed = config.random_seed
+    arrival_s = poisson_arrivals(
+        config.arrival.rate_per_s,
+        config.sim_seconds,
+        generator(seed, replicate, Stream.ARRIVALS),
+    )
+    n = len(arrival_s)
+    return Requests(
+        arrival_s=arrival_s,
+        prompt_tokens=_tokens(
+            n, config.prompt_tokens, generator(seed, replicate, Stream.PROMPT_TOKENS)
+        ),
+        output_tokens=_tokens(
+            n, config.output_tokens, generator(seed, replicate, Stream.OUTPUT_TOKENS)
+        ),
+    )
+
+
+def check_trace_covers(config: SimConfig) -> None:
+    """Refuse a replay whose window of the trace is shorter than the simulation."""
+    arrival = config.arrival
+    if arrival.kind != "trace":
+        return
+    covered_s = float(load_trace(Path(str(arrival.path))).arrival_s[-1]) - arrival.start_s
+    if arrival.length_s is not None:
+        covered_s = min(covered_s, arrival.length_s)
+    if covered_s / arrival.speed < config.sim_seconds:
+        raise InvalidParameterError(
+            "sim_seconds",
+            config.sim_seconds,
+            f"<= {covered_s / arrival.speed:.1f}, which is what the trace's window covers "
+            f"at speed {arrival.speed:g}",
+            str(arrival.path),
+        )
+
+
+def _replayed(config: SimConfig) -> Requests:
+    check_trace_covers(config)
+    arrival = config.arrival
+    requests = replay(
+        load_trace(Path(str(arrival.path))),
+        speed=arrival.speed,
+        start_s=arrival.start_s,
+        length_s=arrival.length_s,
+    )
+    end = int(np.searchsorted(requests.arrival_s, config.sim_seconds, side="left"))
+    return Requests(
+        requests.arrival_s[:end], requests.prompt_tokens[:end], requests.output_tokens[:end]
+    )
+
+
+def _tokens(n: int, tokens: TokenDistribution, rng: np.random.Generator) -> lengths.Tokens:
+    if tokens.mode == "fixed":
+        return np.full(n, tokens.value, dtype=np.int64)
+    if tokens.mode == "exponential":
+        return lengths.exponential(n, tokens.mean, tokens.min_value, rng)
+    if tokens.mode == "empirical":
+        return lengths.resample(n, lengths.read_lengths(Path(str(tokens.path))), rng)
+    return lengths.lognormal(n, tokens.mean, tokens.sigma, tokens.min_value, rng)

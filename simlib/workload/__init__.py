@@ -1,0 +1,1 @@
+"""Where requests come from: random streams, arrivals, lengths and traces."""
