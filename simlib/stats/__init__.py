@@ -1,0 +1,1 @@
+"""Statistics of simulation output: intervals, warm-up, comparisons, queueing formulas."""

@@ -1,0 +1,373 @@
+"""Comparisons of two sides that served the same requests: differences, verdicts, crossovers.
+
+Replicate i of both sides is made of the same requests (common random numbers), so values come in
+pairs and their differences are the sample. The difference is always candidate minus baseline, the
+ratio candidate over baseline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from simlib.errors import InvalidParameterError
+from simlib.stats.intervals import (
+    DEFAULT_BATCHES,
+    FEWEST_BATCHES,
+    Floats,
+    Interval,
+    as_column,
+    check_level,
+    empty,
+    enough_for_percentile,
+    mean_interval,
+    t_p_value,
+    t_quantile,
+)
+
+Verdict = Literal["faster", "slower", "no significant difference"]
+
+
+@dataclass(frozen=True, slots=True)
+class PairedComparison:
+    """One metric of a candidate against a baseline."""
+
+    difference: Interval
+    """Candidate minus baseline, in the metric's unit."""
+    ratio: Interval
+    """Candidate over baseline."""
+    p_value: float
+    """Two-sided paired t test of no difference; NaN where it cannot be made."""
+    variance_ratio: float
+    """Variance of the unpaired difference over that of the paired one: what pairing gained."""
+    n_pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holm:
+    """Result of Holm's procedure, in the order of the p values given."""
+
+    rejected: NDArray[np.bool_]
+    adjusted_p: Floats
+    """Smallest family-wise level at which each hypothesis is rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crossover:
+    """Where along a swept factor the difference changes its sign."""
+
+    x: Interval
+    """Where; an end is infinite if the swept range does not bound it."""
+    sign_below: int
+    """Sign of the significant difference left of it: +1, -1, or 0 where none is significant."""
+    sign_above: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """What each additive part of a metric contributes to its difference."""
+
+    parts: dict[str, Interval]
+    total: Interval
+    """Difference of the sum; its estimate is the sum of the parts' estimates."""
+
+
+def paired(baseline: ArrayLike, candidate: ArrayLike, level: float = 0.95) -> PairedComparison:
+    r"""Compare two sides, replicate by replicate.
+
+    The difference has the t interval of :math:`d_i = c_i - b_i`. The ratio of means has Fieller's
+    interval, all :math:`\theta` for which the mean of :math:`c_i - \theta b_i` is not significant.
+    It is exact under the same assumption as the t interval, accepts values of 0 (waits have many),
+    and leaves out 1 exactly when the difference's interval leaves out 0; logarithms do neither.
+
+    Source: E. C. Fieller, "Some problems in interval estimation" (1954),
+    doi:10.1111/j.2517-6161.1954.tb00159.x.
+
+    Parameters
+    ----------
+    baseline, candidate : array_like, shape (replicates,)
+        One value per replicate (a mean, a percentile, ...), the same replicates in the same order.
+    level : float
+        Confidence level of the intervals.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the two have different lengths.
+    """
+    b, c = _pair(baseline, candidate)
+    return _compare(b, c, level, f"paired t over {b.size} replicates", "replicate")
+
+
+def paired_batches(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    n_batches: int = DEFAULT_BATCHES,
+    level: float = 0.95,
+) -> PairedComparison:
+    """Compare the means of two single runs by their batches of the same requests.
+
+    Batches are long, contiguous and of (nearly) equal size, so that their differences are nearly
+    independent; see `simlib.stats.intervals.batch_means_interval`.
+
+    Parameters
+    ----------
+    baseline, candidate : array_like, shape (requests,)
+        One value per request in order of arrival; request i is the same on both sides.
+    """
+    b, c = _pair(baseline, candidate)
+    _check_batches(n_batches)
+    method = f"paired batch means, {n_batches} batches in one run"
+    if b.size < n_batches:
+        return _no_comparison(method, f"{n_batches} batches need as many values, got {b.size}", 1)
+    means = [[np.mean(part) for part in np.array_split(x, n_batches)] for x in (b, c)]
+    return _compare(np.array(means[0]), np.array(means[1]), level, method, "batch")
+
+
+def paired_batch_percentiles(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    q: float,
+    n_batches: int = FEWEST_BATCHES,
+    level: float = 0.95,
+) -> PairedComparison:
+    """Compare the `q`-th percentiles of two single runs by those of their batches.
+
+    As `paired_batches`; empty if a batch is too small for the percentile.
+    """
+    b, c = _pair(baseline, candidate)
+    _check_batches(n_batches)
+    method = f"paired batch p{q:g}, {n_batches} batches in one run"
+    reason = enough_for_percentile(b.size // n_batches, q)
+    if reason is not None:
+        return _no_comparison(method, f"{reason} in a batch", 1)
+    points = [[np.percentile(part, q) for part in np.array_split(x, n_batches)] for x in (b, c)]
+    return _compare(np.array(points[0]), np.array(points[1]), level, method, "batch")
+
+
+def holm(p_values: ArrayLike, alpha: float = 0.05) -> Holm:
+    """Test a family of hypotheses at a family-wise level: Holm's step-down procedure.
+
+    Valid under any dependence between the tests. A NaN is a test that was not made: it does not
+    count in the family, and is not rejected.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", *Scandinavian
+    Journal of Statistics* 6 (1979).
+
+    Raises
+    ------
+    InvalidParameterError
+        For alpha outside (0, 1), or a p value outside [0, 1].
+    """
+    if not 0 < alpha < 1:
+        raise InvalidParameterError("alpha", alpha, "> 0 and < 1")
+    p = as_column(p_values)
+    if np.any((p < 0) | (p > 1)):
+        raise InvalidParameterError("p_values", p.tolist(), ">= 0 and <= 1")
+    made = np.flatnonzero(~np.isnan(p))
+    order = made[np.argsort(p[made], kind="stable")]
+    steps = made.size - np.arange(made.size)
+    adjusted = np.full(p.size, np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * steps), 1.0)
+    rejected = np.zeros(p.size, dtype=np.bool_)
+    rejected[made] = adjusted[made] <= alpha
+    return Holm(rejected, adjusted)
+
+
+def verdict(difference: Interval, rejected: bool) -> Verdict:
+    """Say what a comparison of times found: the candidate is faster, slower, or neither.
+
+    Parameters
+    ----------
+    difference : Interval
+        Candidate minus baseline, of a metric where less is better.
+    rejected : bool
+        Whether "no difference" was rejected, family-wise (see `holm`).
+    """
+    if not rejected or difference.estimate == 0 or math.isnan(difference.estimate):
+        return "no significant difference"
+    return "faster" if difference.estimate < 0 else "slower"
+
+
+def attribution(
+    baseline: Mapping[str, ArrayLike], candidate: Mapping[str, ArrayLike], level: float = 0.95
+) -> Attribution:
+    """Split the difference of a sum into the differences of its parts.
+
+    Means are additive, so the parts' estimates sum to the total's; percentiles are not.
+
+    Parameters
+    ----------
+    baseline, candidate : mapping of name to array_like, shape (replicates,)
+        The mean of each part in each replicate; the same names on both sides.
+    """
+    if list(baseline) != list(candidate):
+        raise InvalidParameterError("candidate", list(candidate), f"of parts {list(baseline)}")
+    differences = {}
+    for name in baseline:
+        b, c = _pair(baseline[name], candidate[name])
+        differences[name] = c - b
+    total = np.sum(list(differences.values()), axis=0)
+    parts = {name: mean_interval(values, level) for name, values in differences.items()}
+    return Attribution(parts, mean_interval(total, level))
+
+
+def crossovers(x: ArrayLike, differences: Sequence[Interval]) -> list[Crossover]:
+    """Return where along `x` the difference changes its sign, in order.
+
+    Difference and interval are interpolated linearly between the swept values. The interval of a
+    crossover is the stretch around it on which the difference is not significant (as in Fieller's
+    method: the true crossover lies in it whenever the interval of the difference there covers 0). A
+    stretch with the same significant sign on both sides is no crossover. One that reaches the end
+    of the swept range has an infinite end, and counts only if the estimate changes its sign in it.
+    Several sign changes of the estimate within one stretch cannot be told apart and are one.
+
+    Parameters
+    ----------
+    x : array_like, shape (points,)
+        Values of the swept factor, strictly increasing.
+    differences : sequence of Interval, length points
+        Candidate minus baseline at each. One without an interval (an unstable point) splits the
+        range: nothing is interpolated across it.
+
+    Returns
+    -------
+    list of Crossover
+        Empty if the difference never changes its sign.
+    """
+    at = as_column(x)
+    if len(differences) != at.size:
+        raise InvalidParameterError("differences", len(differences), f"of length {at.size}")
+    if np.any(np.diff(at) <= 0):
+        raise InvalidParameterError("x", at.tolist(), "strictly increasing")
+    known = [bool(np.isfinite(d.low + d.estimate + d.high)) for d in differences]
+    found: list[Crossover] = []
+    for present, group in groupby(range(at.size), key=known.__getitem__):
+        indices = list(group)
+        if present and len(indices) > 1:
+            found += _crossovers_within(at[indices], [differences[i] for i in indices])
+    return found
+
+
+def _crossovers_within(x: Floats, differences: list[Interval]) -> list[Crossover]:
+    curves = [np.array([getattr(d, end) for d in differences]) for end in _ENDS]
+    # With every zero of the three curves a grid point, nothing changes within a cell.
+    grid = np.unique(np.concatenate([x, *(_zeros(x, curve) for curve in curves)]))
+    middle = (grid[:-1] + grid[1:]) / 2.0
+    low, estimate, high = (np.interp(middle, x, curve) for curve in curves)
+    sign = (low > 0).astype(int) - (high < 0).astype(int)
+    runs = [(value, list(cells)) for value, cells in groupby(range(sign.size), lambda i: sign[i])]
+    found = []
+    for number, (value, cells) in enumerate(runs):
+        below = int(runs[number - 1][0]) if number > 0 else 0
+        above = int(runs[number + 1][0]) if number + 1 < len(runs) else 0
+        if value != 0:
+            # Only an interval of no width jumps from one significant sign to the other.
+            if below * value < 0:
+                edge = float(grid[cells[0]])
+                found.append(Crossover(Interval(edge, edge, edge, _METHOD), below, int(value)))
+            continue
+        moving = [i for i in cells if estimate[i] != 0]
+        changes = [
+            float(grid[i + 1] + grid[j]) / 2.0  # apart only if the estimate stays at 0 in between
+            for i, j in pairwise(moving)
+            if estimate[i] * estimate[j] < 0
+        ]
+        if not moving and below * above < 0:
+            changes = [float(grid[cells[0]] + grid[cells[-1] + 1]) / 2.0]
+        if not changes or (below != 0 and below == above):
+            continue
+        start = float(grid[cells[0]]) if number > 0 else -math.inf
+        end = float(grid[cells[-1] + 1]) if number + 1 < len(runs) else math.inf
+        reasons = []
+        if math.isinf(start) or math.isinf(end):
+            reasons.append("the swept range does not bound it")
+        if len(changes) > 1:
+            reasons.append(f"the difference changes its sign {len(changes)} times within it")
+        where = changes[len(changes) // 2]
+        interval = Interval(start, where, end, _METHOD, "; ".join(reasons))
+        found.append(Crossover(interval, below, above))
+    return found
+
+
+_ENDS = ("low", "estimate", "high")
+_METHOD = "interpolated between swept values"
+
+
+def _zeros(x: Floats, y: Floats) -> Floats:
+    """Return the zeros of the line through the points, those inside its segments."""
+    i = np.flatnonzero(np.sign(y[:-1]) * np.sign(y[1:]) < 0)
+    return np.asarray(x[i] + (x[i + 1] - x[i]) * y[i] / (y[i] - y[i + 1]))
+
+
+def _compare(b: Floats, c: Floats, level: float, method: str, unit: str) -> PairedComparison:
+    check_level(level)
+    n = b.size
+    missing = int(np.count_nonzero(~(np.isfinite(b) & np.isfinite(c))))
+    if n == 0 or missing:
+        reason = f"{missing} of {n} pairs have no value" if n else f"no {unit}s"
+        return _no_comparison(method, reason, n)
+    d = c - b
+    ratio = float(np.mean(c) / np.mean(b)) if np.mean(b) != 0 else math.nan
+    if n == 1:
+        reason = f"one {unit} gives no interval"
+        return PairedComparison(
+            empty(method, reason, float(d[0])), empty(method, reason, ratio), math.nan, math.nan, 1
+        )
+    mean, variance = float(np.mean(d)), float(np.var(d, ddof=1))
+    error = math.sqrt(variance / n)
+    half = t_quantile(level, n - 1) * error
+    certain = 1.0 if mean == 0 else 0.0
+    p_value = t_p_value(mean / error, n - 1) if error > 0 else certain
+    unpaired = float(np.var(b, ddof=1) + np.var(c, ddof=1))
+    alike = math.inf if unpaired > 0 else math.nan
+    gain = unpaired / variance if variance > 0 else alike
+    return PairedComparison(
+        Interval(mean - half, mean, mean + half, method),
+        _fieller(b, c, level, f"Fieller, {method}"),
+        p_value,
+        gain,
+        n,
+    )
+
+
+def _fieller(b: Floats, c: Floats, level: float, method: str) -> Interval:
+    """Return the ratio of the means, c over b, with Fieller's interval."""
+    n = b.size
+    mean_b, mean_c = float(np.mean(b)), float(np.mean(c))
+    if mean_b == 0:
+        return empty(method, "the baseline's mean is 0")
+    ratio = mean_c / mean_b
+    t2 = t_quantile(level, n - 1) ** 2 / n
+    covariance = np.cov(b, c)
+    # The interval is where (c - theta b)^2 <= t2 var(c - theta b): a theta^2 - 2 h theta + k <= 0.
+    a = mean_b**2 - t2 * float(covariance[0, 0])
+    h = mean_b * mean_c - t2 * float(covariance[0, 1])
+    k = mean_c**2 - t2 * float(covariance[1, 1])
+    if a <= 0:
+        return empty(method, "the baseline does not differ significantly from 0", ratio)
+    root = math.sqrt(max(h * h - a * k, 0.0))
+    return Interval(min((h - root) / a, ratio), ratio, max((h + root) / a, ratio), method)
+
+
+def _no_comparison(method: str, reason: str, n: int) -> PairedComparison:
+    nothing = empty(method, reason)
+    return PairedComparison(nothing, nothing, math.nan, math.nan, n)
+
+
+def _pair(baseline: ArrayLike, candidate: ArrayLike) -> tuple[Floats, Floats]:
+    b, c = as_column(baseline), as_column(candidate)
+    if b.size != c.size:
+        raise InvalidParameterError("candidate", c.size, f"of the baseline's length, {b.size}")
+    return b, c
+
+
+def _check_batches(n_batches: int) -> None:
+    if n_batches < FEWEST_BATCHES:
+        raise InvalidParameterError("n_batches", n_batches, f">= {FEWEST_BATCHES}")
