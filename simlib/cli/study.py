@@ -1,0 +1,76 @@
+"""``simlib study``: check a study file, and the stages that the workflow runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group()
+def study() -> None:
+    """Check a study file, or run one stage of a study by hand."""
+
+
+@study.command()
+@click.argument("config", type=_FILE, default="config.yaml")
+def check(config: Path) -> None:
+    """Validate CONFIG and say how many simulations each study needs."""
+    from simlib.core.config import read_yaml
+    from simlib.study.grid import resolve
+
+    for resolved in resolve(read_yaml(config), str(config), source=config.parent):
+        points = {row.point_id: row.replicates for row in resolved.rows}
+        factors = " x ".join(f"{factor.name} ({len(factor.levels)})" for factor in resolved.factors)
+        click.echo(
+            f"{resolved.name}: {len(points)} points, {sum(points.values())} simulations; "
+            f"{factors or 'no sweep'}"
+        )
+
+
+@study.command()
+@click.argument("study_json", type=_FILE)
+@click.option("--results", type=_FOLDER, default="results", show_default=True)
+@click.option("--output", type=_FOLDER, required=True, help="Folder of the tables.")
+def tables(study_json: Path, results: Path, output: Path) -> None:
+    """Write the tables of the study that STUDY_JSON describes."""
+    from simlib.study.tables import write_tables
+
+    write_tables(study_json, results, output)
+
+
+@study.command()
+@click.argument("study_json", type=_FILE)
+@click.option("--tables", type=_FOLDER, required=True, help="Folder of the tables.")
+@click.option("--output", type=_FOLDER, required=True, help="Folder of the figures.")
+def figures(study_json: Path, tables: Path, output: Path) -> None:
+    """Draw the figures of the study that STUDY_JSON describes."""
+    from simlib.study.figures import write_figures
+
+    for path in write_figures(study_json, tables, output):
+        click.echo(path)
+
+
+@study.command()
+@click.argument("request", type=_FILE)
+@click.option("--results", type=_FOLDER, default="results", show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+def replicate(request: Path, results: Path, output: Path) -> None:
+    """Add replicates to a point until the precision that REQUEST asks for is reached."""
+    from simlib.study.adapt import replicate_until_precise
+
+    click.echo(json.dumps(replicate_until_precise(request, results, output), indent=2))
+
+
+@study.command()
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+def schema(output: Path) -> None:
+    """Write the JSON Schema of config.yaml."""
+    from simlib.study.files import write_json
+    from simlib.study.schema import study_file_schema
+
+    write_json(output, study_file_schema())

@@ -1,0 +1,1 @@
+"""Studies: from config.yaml to points, tables and figures."""

@@ -1,0 +1,76 @@
+"""Precision on demand: replicates are added until an interval is narrow enough."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from simlib.core.config import SimConfig
+from simlib.core.records import RequestRecords
+from simlib.errors import InvalidParameterError
+from simlib.study.files import write_json
+from simlib.study.grid import run_settings
+from simlib.study.measure import Measurement, interval_over_replicates, measure_replicate
+from simlib.study.simulate import simulate
+from simlib.study.spec import Precision
+from simlib.study.store import read_records, result_path, write_records
+
+_FEWEST = 3
+"""An interval over two replicates says little about its own width."""
+
+
+def replicate_until_precise(request_path: Path, results: Path, output: Path) -> dict[str, Any]:
+    """Add replicates to a point until precise, or until there are as many as allowed.
+
+    Replicates that exist are read, not simulated again, so that a tighter precision or an
+    interrupted run goes on where it was. Writes and returns the decision.
+    """
+    request = json.loads(request_path.read_text(encoding="utf-8"))
+    config = SimConfig.from_dict(request["config"])
+    precision = Precision.from_dict(request["precision"])
+    measured: list[Measurement] = []
+    wanted = min(max(request["replicates"], _FEWEST), precision.max_replicates)
+    while True:
+        for replicate in range(len(measured), wanted):
+            records = _replicate(config, request["point_id"], replicate, results)
+            measured.append(measure_replicate(records, config))
+        interval = interval_over_replicates(measured, precision.metric)
+        width = interval.relative_half_width
+        reached = width <= precision.relative
+        if reached or wanted >= precision.max_replicates:
+            break
+        wanted = _next_count(len(measured), width / precision.relative, precision.max_replicates)
+    decision = {
+        "point_id": request["point_id"],
+        "replicates": len(measured),
+        "reached": reached,
+        "metric": precision.metric,
+        "wanted_relative": precision.relative,
+        "relative_half_width": width if math.isfinite(width) else None,
+        "reason": interval.reason,
+    }
+    write_json(output, decision)
+    return decision
+
+
+def _next_count(n: int, excess: float, most: int) -> int:
+    """Return how many replicates to try next: widths shrink with the root of their number.
+
+    At most half as many again at a time, as the width of few replicates is itself uncertain.
+    """
+    needed = math.ceil(n * excess**2) if math.isfinite(excess) else most
+    return min(max(n + 1, min(needed, math.ceil(1.5 * n))), most)
+
+
+def _replicate(config: SimConfig, point_id: str, replicate: int, results: Path) -> RequestRecords:
+    path = result_path(results, point_id, replicate)
+    try:
+        return read_records(path, point_id=point_id, replicate=replicate)[0]
+    except InvalidParameterError:  # missing, damaged, or of another model version
+        records = simulate(config, replicate)
+        write_records(
+            path, records, point_id=point_id, replicate=replicate, config=run_settings(config)
+        )
+        return records

@@ -1,0 +1,251 @@
+"""Paired comparisons within a study: differences, verdicts, their causes, and crossovers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simlib.core.config import SimConfig
+from simlib.core.records import TTFT_PARTS, Floats, RequestRecords
+from simlib.core.summary import pool_gpus
+from simlib.stats.compare import (
+    PairedComparison,
+    attribution,
+    crossovers,
+    holm,
+    paired,
+    paired_batch_percentiles,
+    paired_batches,
+    verdict,
+)
+from simlib.stats.intervals import Interval
+from simlib.study.measure import PointMeasurement, request_values, split_statistic
+
+ROUNDING_DIGITS = 9
+"""Times closer than 1e-9 s are equal: what is left is rounding, and no difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a comparison."""
+
+    level: Any
+    """Its level of the compared factor."""
+    config: SimConfig
+    measured: PointMeasurement
+    load: Callable[[], RequestRecords]
+    """Reads the records of the first replicate again: only single replicates need them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Baseline and candidate at one place of the grid."""
+
+    coordinates: dict[str, Any]
+    """Level of every other factor."""
+    baseline: Side
+    candidate: Side
+
+    @property
+    def replicates(self) -> int:
+        """Replicates that both sides have."""
+        return min(len(self.baseline.measured.replicates), len(self.candidate.measured.replicates))
+
+
+def unfairness(baseline: SimConfig, candidate: SimConfig) -> list[str]:
+    """Return how the two sides' hardware differs; empty for equal hardware."""
+    found = []
+    gpus = [sum(pool_gpus(config).values()) for config in (baseline, candidate)]
+    if gpus[0] != gpus[1]:
+        found.append(f"GPUs differ: {gpus[0]} against {gpus[1]}")
+    for rate in ("prefill_tokens_per_s", "decode_tokens_per_s"):
+        rates = [getattr(config.cluster, rate) for config in (baseline, candidate)]
+        if rates[0] != rates[1]:
+            found.append(f"{rate} differ: {rates[0]:g} against {rates[1]:g}")
+    return found
+
+
+def compare_pairs(pairs: Sequence[Pair], statistics: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a line per pair and statistic, verdicts at a family-wise 5% over all of them."""
+    lines: list[dict[str, Any]] = []
+    differences: list[Interval] = []
+    for pair in pairs:
+        records = _records_of_single(pair)
+        for statistic in statistics:
+            outcome = _compare(pair, statistic, records)
+            differences.append(outcome.difference)
+            lines.append(_line(pair, statistic, outcome))
+    family = holm([line["p_value"] for line in lines])
+    for line, difference, rejected, adjusted in zip(
+        lines, differences, family.rejected, family.adjusted_p, strict=True
+    ):
+        line["p_adjusted"] = float(adjusted)
+        known = not np.isnan(line["p_value"])
+        line["verdict"] = verdict(difference, bool(rejected)) if known else "not tested"
+    return lines
+
+
+def attribute_pairs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Return a line per pair and part of TTFT: how much of the mean difference it explains.
+
+    The parts' differences sum to that of the mean ``first_decode_step`` TTFT.
+    """
+    lines = []
+    for pair in pairs:
+        n = pair.replicates
+        parts = [
+            {part: side.measured.part_values(part)[:n] for part in TTFT_PARTS}
+            for side in (pair.baseline, pair.candidate)
+        ]
+        explained = attribution(parts[0], parts[1])
+        for part, interval in [*explained.parts.items(), ("total", explained.total)]:
+            means = [
+                float(np.mean(sum(side.values()) if part == "total" else side[part]))
+                for side in parts
+            ]
+            lines.append(
+                {
+                    **pair.coordinates,
+                    "baseline": pair.baseline.level,
+                    "candidate": pair.candidate.level,
+                    "part": part,
+                    "baseline_s": means[0],
+                    "candidate_s": means[1],
+                    **_interval("difference_s", interval),
+                }
+            )
+    return lines
+
+
+def crossover_lines(
+    pairs: Sequence[Pair], statistics: Sequence[str], x: str
+) -> list[dict[str, Any]]:
+    """Return where along factor `x` the faster side changes, for each level of the others.
+
+    A line has the crossing with its interval, or a reason why there is none.
+    """
+    lines: list[dict[str, Any]] = []
+    groups: dict[tuple[Any, ...], list[Pair]] = {}
+    for pair in pairs:
+        others = tuple(v for k, v in pair.coordinates.items() if k != x)
+        groups.setdefault((pair.candidate.level, *others), []).append(pair)
+    for group in groups.values():
+        ordered = sorted(group, key=lambda pair: pair.coordinates[x])
+        positions = [float(pair.coordinates[x]) for pair in ordered]
+        singles = [_records_of_single(pair) for pair in ordered]
+        head = {key: value for key, value in ordered[0].coordinates.items() if key != x}
+        head |= {"baseline": group[0].baseline.level, "candidate": group[0].candidate.level}
+        for statistic in statistics:
+            differences = [
+                _compare(pair, statistic, records).difference
+                for pair, records in zip(ordered, singles, strict=True)
+            ]
+            lines.extend(
+                {**head, "statistic": statistic, "along": x, **line}
+                for line in _crossings(positions, differences, group[0])
+            )
+    return lines
+
+
+def _crossings(
+    positions: list[float], differences: list[Interval], pair: Pair
+) -> list[dict[str, Any]]:
+    nothing = {"crossover": np.nan, "crossover_low": np.nan, "crossover_high": np.nan}
+    winner = {-1: str(pair.candidate.level), 0: "none", 1: str(pair.baseline.level)}
+    if len(positions) < 2:
+        return [{**nothing, "faster_below": "", "faster_above": "", "note": "one value only"}]
+    found = crossovers(positions, differences)
+    if not found:
+        signs = {int(d.low > 0) - int(d.high < 0) for d in differences}
+        signs.discard(0)
+        always = winner[signs.pop()] if len(signs) == 1 else "none"
+        note = "no crossover in the swept range"
+        return [{**nothing, "faster_below": always, "faster_above": always, "note": note}]
+    return [
+        {
+            "crossover": crossing.x.estimate,
+            "crossover_low": crossing.x.low,
+            "crossover_high": crossing.x.high,
+            "faster_below": winner[crossing.sign_below],
+            "faster_above": winner[crossing.sign_above],
+            "note": crossing.x.reason,
+        }
+        for crossing in found
+    ]
+
+
+def _records_of_single(pair: Pair) -> tuple[RequestRecords, RequestRecords] | None:
+    """Return both sides' records where there is one replicate, as pairing is by request then."""
+    if pair.replicates > 1:
+        return None
+    return pair.baseline.load(), pair.candidate.load()
+
+
+def _compare(
+    pair: Pair, statistic: str, single: tuple[RequestRecords, RequestRecords] | None
+) -> PairedComparison:
+    sides = (pair.baseline, pair.candidate)
+    if single is None:
+        b, c = (_rounded(side.measured.values(statistic)[: pair.replicates]) for side in sides)
+        missing = [side.measured.intervals[statistic] for side in sides]
+        if any(np.isnan(interval.estimate) for interval in missing):
+            # a percentile that the tables leave empty is not compared either
+            b = np.full_like(b, np.nan)
+        return paired(b, c)
+    percent, metric = split_statistic(statistic)
+    b, c = (
+        _rounded(request_values(records, side.config, metric))
+        for records, side in zip(single, sides, strict=True)
+    )
+    if metric == "tpot":
+        both = ~(np.isnan(b) | np.isnan(c))
+        b, c = b[both], c[both]
+    return paired_batches(b, c) if percent is None else paired_batch_percentiles(b, c, percent)
+
+
+def _rounded(values: Floats) -> Floats:
+    return np.round(values, ROUNDING_DIGITS)
+
+
+def _line(pair: Pair, statistic: str, outcome: PairedComparison) -> dict[str, Any]:
+    baseline, candidate = pair.baseline, pair.candidate
+    sides = (("baseline", baseline), ("candidate", candidate))
+    line: dict[str, Any] = {
+        **pair.coordinates,
+        "baseline": baseline.level,
+        "candidate": candidate.level,
+        "statistic": statistic,
+    }
+    for name, side in sides:
+        line[f"{name}_s"] = side.measured.intervals[statistic].estimate
+    line |= _interval("difference_s", outcome.difference)
+    line |= _interval("ratio", outcome.ratio)
+    line |= {
+        "p_value": outcome.p_value,
+        "p_adjusted": np.nan,
+        "verdict": "",
+        "pairing_gain": outcome.variance_ratio,
+        "pairs": outcome.n_pairs,
+        "method": outcome.difference.method,
+        "note": outcome.difference.reason,
+    }
+    for name, side in sides:
+        gpus = sum(pool_gpus(side.config).values())
+        line |= {
+            f"{name}_stability": side.measured.stability.verdict,
+            f"{name}_gpus": gpus,
+            f"{name}_throughput_rps_per_gpu": side.measured.mean("throughput_rps") / gpus,
+        }
+    line["unfair"] = "; ".join(unfairness(baseline.config, candidate.config))
+    return line
+
+
+def _interval(name: str, interval: Interval) -> dict[str, float]:
+    return {
+        name: interval.estimate,
+        f"{name}_low": interval.low,
+        f"{name}_high": interval.high,
+    }

@@ -1,0 +1,318 @@
+"""From config.yaml to points: the grid, and the identity of each simulation in it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simlib.core.config import SimConfig
+from simlib.core.model_version import MODEL_VERSION
+from simlib.core.sampling import check_trace_covers
+from simlib.errors import InvalidParameterError
+from simlib.study.files import canonical_json
+from simlib.study.spec import ZIP_LABELS, Precision, Study, StudyFile
+from simlib.workload.traces import trace_sha256
+
+ANALYSIS_ONLY = ("warmup_seconds", "ttft_definition")
+"""Settings that tables apply to finished runs; changing them simulates nothing again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One axis of a study: a swept key, or a zip of keys that move together."""
+
+    name: str
+    keys: tuple[str, ...]
+    levels: tuple[tuple[Any, ...], ...]
+    """The values of `keys`, level by level."""
+    labels: tuple[Any, ...]
+    """What tables and figures call each level."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a study's tables: where it stands in the grid, and its simulation."""
+
+    coordinates: dict[str, Any]
+    """Level by factor; None for a factor that cannot change this simulation."""
+    config: SimConfig
+    point_id: str
+    replicates: int
+    """How many the study asks for; with `precision`, how many to start with."""
+    precision: Precision | None
+
+    def precision_request(self) -> dict[str, Any]:
+        """Return what the job that adds replicates until precise needs to know."""
+        if self.precision is None:
+            raise InvalidParameterError("precision", None, "set in the study")
+        return {
+            "point_id": self.point_id,
+            "config": self.config.to_dict(),
+            "replicates": self.replicates,
+            "precision": self.precision.to_dict(),
+        }
+
+    def precision_id(self) -> str:
+        """Return the identity of that job: another window or precision is another one."""
+        request = self.precision_request()
+        request["config"] = {key: request["config"][key] for key in ANALYSIS_ONLY}
+        return _digest(request)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedStudy:
+    """A study with every simulation spelled out."""
+
+    name: str
+    study: Study
+    factors: tuple[Factor, ...]
+    rows: tuple[Row, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that tables and figures need, for study.json."""
+        return {
+            "name": self.name,
+            "title": self.study.title or self.name.replace("_", " "),
+            "factors": [
+                {"name": factor.name, "keys": list(factor.keys), "levels": list(factor.labels)}
+                for factor in self.factors
+            ],
+            "rows": [
+                {
+                    "coordinates": row.coordinates,
+                    "point_id": row.point_id,
+                    "replicates": row.replicates,
+                    "config": row.config.to_dict(),
+                    "precision_id": row.precision_id() if row.precision else None,
+                }
+                for row in self.rows
+            ],
+            **self.study.model_dump(
+                mode="json", include={"compare", "crossover", "precision", "requests_table"}
+            ),
+        }
+
+
+def resolve(
+    data: Mapping[str, Any], where: str = "config.yaml", source: Path | None = None
+) -> list[ResolvedStudy]:
+    """Validate a study file's content and expand every study.
+
+    Relative paths of traces and lengths that do not exist in the working directory are looked
+    for in `source`.
+
+    Raises
+    ------
+    InvalidParameterError
+        For the first wrong value, naming the study, the key, the value and what is allowed.
+    """
+    try:
+        file = StudyFile.from_dict(dict(data))
+        SimConfig.from_dict(_with_overrides({}, file.defaults))
+    except InvalidParameterError as error:
+        raise error.at(where) from None
+    studies = []
+    for name, study in file.studies.items():
+        try:
+            studies.append(_resolve_study(name, study, file, source))
+        except InvalidParameterError as error:
+            raise error.at(f'{where}, study "{name}"') from None
+    return studies
+
+
+def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None) -> ResolvedStudy:
+    factors = tuple(_factors(study))
+    base = _with_overrides(_with_overrides({}, file.defaults), study.overrides)
+    replicates = study.replicates or file.replicates
+    rows: dict[str, Row] = {}
+    for combination in itertools.product(*(range(len(f.levels)) for f in factors)):
+        settings = copy.deepcopy(base)
+        labels: dict[str, Any] = {}
+        for factor, level in zip(factors, combination, strict=True):
+            labels[factor.name] = factor.labels[level]
+            for key, value in zip(factor.keys, factor.levels[level], strict=True):
+                _set(settings, key, value)
+        _locate_files(settings, source)
+        config = SimConfig.from_dict(settings)
+        check_trace_covers(config)
+        relevant = essential(config)
+        coordinates = {
+            factor.name: labels[factor.name]
+            if any(_matters(key, relevant) for key in factor.keys)
+            else None
+            for factor in factors
+        }
+        # a point that several levels leave unchanged is one line, not several
+        random = is_random(config)
+        row = Row(
+            coordinates,
+            config,
+            point_id(config),
+            replicates if random else 1,
+            study.precision if random else None,
+        )
+        rows.setdefault(canonical_json(coordinates), row)
+    resolved = ResolvedStudy(name, study, factors, tuple(rows.values()))
+    _check_roles(resolved)
+    return resolved
+
+
+def _factors(study: Study) -> Iterator[Factor]:
+    for key, levels in study.sweep.grid.items():
+        yield Factor(key, (key,), tuple((level,) for level in levels), tuple(levels))
+    for name, lists in study.sweep.zip.items():
+        keys = {key: values for key, values in lists.items() if key != ZIP_LABELS}
+        together = tuple(zip(*keys.values(), strict=True))
+        # one value, if the keys share it: then the factor is a number, and has an axis
+        labels = lists.get(ZIP_LABELS) or [
+            values[0] if all(v == values[0] for v in values) else ":".join(map(str, values))
+            for values in together
+        ]
+        yield Factor(name, tuple(keys), together, tuple(labels))
+
+
+def _check_roles(resolved: ResolvedStudy) -> None:
+    """Check that compare and crossover name factors and levels of the sweep."""
+    by_name = {factor.name: factor for factor in resolved.factors}
+    compare, crossover = resolved.study.compare, resolved.study.crossover
+    known = "one of the swept factors: " + (", ".join(by_name) or "none")
+    if compare is not None:
+        if compare.factor not in by_name:
+            raise InvalidParameterError("compare.factor", compare.factor, known)
+        labels = by_name[compare.factor].labels
+        if compare.baseline not in labels:
+            raise InvalidParameterError(
+                "compare.baseline", compare.baseline, "one of " + ", ".join(map(str, labels))
+            )
+        if len(labels) < 2:
+            raise InvalidParameterError(
+                "compare.factor", compare.factor, "a factor of at least two levels"
+            )
+    if crossover is not None:
+        if compare is None:
+            raise InvalidParameterError("crossover", "no compare", "in a study with compare")
+        for role, name in (("x", crossover.x), ("y", crossover.y)):
+            if name not in by_name or name == compare.factor:
+                raise InvalidParameterError(f"crossover.{role}", name, known + ", not compared")
+        if crossover.x == crossover.y:
+            raise InvalidParameterError("crossover.y", crossover.y, "another factor than x")
+        for level in by_name[crossover.x].labels:
+            if isinstance(level, (str, bool)):
+                raise InvalidParameterError("crossover.x", crossover.x, "a factor of numbers")
+
+
+def is_random(config: SimConfig) -> bool:
+    """Return whether replicates differ: a replayed trace has no randomness."""
+    return config.arrival.kind != "trace"
+
+
+def essential(config: SimConfig) -> dict[str, Any]:
+    """Return what can change the simulation's result, and nothing else.
+
+    A trace's path is left out: its bytes decide.
+    """
+    cluster = f"cluster_{config.mode}"
+    settings = {
+        "mode": config.mode,
+        "sim_seconds": config.sim_seconds,
+        "engine": config.engine,
+        "drain": config.drain,
+        cluster: config.cluster.to_dict(),
+    }
+    arrival = config.arrival
+    if arrival.kind == "trace":
+        return settings | {
+            "arrival": {
+                "kind": "trace",
+                "sha256": trace_sha256(Path(str(arrival.path))),
+                "speed": arrival.speed,
+                "start_s": arrival.start_s,
+                "length_s": arrival.length_s,
+            }
+        }
+    return settings | {
+        "random_seed": config.random_seed,
+        "arrival": {"kind": "poisson", "rate_per_s": arrival.rate_per_s},
+        "prompt_tokens": _essential_lengths(config.prompt_tokens),
+        "output_tokens": _essential_lengths(config.output_tokens),
+    }
+
+
+def _essential_lengths(tokens: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = tokens.essential()
+    if "path" in settings:
+        settings["sha256"] = trace_sha256(Path(settings.pop("path")))
+    return settings
+
+
+def point_id(config: SimConfig) -> str:
+    """Return the identity of a simulation: 16 hexadecimal digits."""
+    return _digest({"model_version": MODEL_VERSION, "config": essential(config)})
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+
+
+def run_settings(config: SimConfig) -> dict[str, Any]:
+    """Return the settings that a simulation job reads: all but those that only tables use.
+
+    Equal points give equal settings, so that studies can share a point's file.
+    """
+    relevant = essential(config)
+    return {key: value for key, value in config.to_dict().items() if key in relevant} | {
+        "warmup_seconds": 0.0
+    }
+
+
+def _locate_files(settings: dict[str, Any], source: Path | None) -> None:
+    if source is None:
+        return
+    for name in ("arrival", "prompt_tokens", "output_tokens"):
+        section = settings.get(name)
+        if not isinstance(section, dict):
+            continue
+        path = section.get("path")
+        if isinstance(path, str) and not Path(path).exists() and (source / path).exists():
+            settings[name] = {**section, "path": str(source / path)}
+
+
+def _matters(key: str, relevant: dict[str, Any]) -> bool:
+    section, _, name = key.partition(".")
+    if section in ANALYSIS_ONLY:
+        return True
+    if section not in relevant:
+        return False
+    if section in ("prompt_tokens", "output_tokens") or not name:
+        return True
+    return name in relevant[section] or name == "path"
+
+
+def _with_overrides(settings: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `settings` changed by a tree or by dotted keys.
+
+    A section that names its mode or kind is whole: it replaces the one it overrides.
+    """
+    merged = copy.deepcopy(settings)
+    for key, value in overrides.items():
+        whole = isinstance(value, Mapping) and ("mode" in value or "kind" in value)
+        if isinstance(value, Mapping) and not whole and isinstance(merged.get(key), dict):
+            merged[key] = _with_overrides(merged[key], value)
+        else:
+            _set(merged, str(key), copy.deepcopy(value))
+    return merged
+
+
+def _set(settings: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        section = settings.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise InvalidParameterError(dotted, value, f"a key of a section, and {parent} is none")
+        settings = section
+    settings[last] = value

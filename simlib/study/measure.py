@@ -1,0 +1,163 @@
+"""What a point's replicates measured: plain numbers, and intervals over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simlib.core.config import SimConfig
+from simlib.core.records import (
+    Floats,
+    RequestRecords,
+    e2e_s,
+    in_window,
+    tpot_s,
+    ttft_parts,
+    ttft_s,
+)
+from simlib.core.summary import offered_load, summarise
+from simlib.stats.intervals import (
+    Interval,
+    batch_means_interval,
+    batch_percentile_interval,
+    empty,
+    mean_interval,
+    percentile_interval,
+)
+from simlib.stats.stability import Drift, Stability, drift, verdict_of_drifts
+from simlib.stats.warmup import SuggestedWarmup, suggested_warmup_s
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One replicate."""
+
+    statistics: dict[str, Any]
+    """As `simlib.core.summary.summarise` returns them."""
+    rho: dict[str, float]
+    """Offered load by pool."""
+    parts: dict[str, float]
+    """Mean of each part of TTFT, seconds; they sum to the mean of ``first_decode_step`` TTFT."""
+    samples: dict[str, int]
+    """Requests that have a value, by metric: ttft, tpot, e2e."""
+    drift: Drift
+
+
+@dataclass(frozen=True, slots=True)
+class PointMeasurement:
+    """All replicates of a point, in order."""
+
+    replicates: tuple[Measurement, ...]
+    intervals: dict[str, Interval]
+    """By statistic, such as p99_ttft_s."""
+    stability: Stability
+    warmup: SuggestedWarmup
+
+    def values(self, statistic: str) -> Floats:
+        """Return a statistic of every replicate, NaN where it has none; shape (replicates,)."""
+        return np.array([one.statistics[statistic] for one in self.replicates], dtype=np.float64)
+
+    def part_values(self, part: str) -> Floats:
+        """Return the mean of a part of TTFT in every replicate; shape (replicates,)."""
+        return np.array([one.parts[part] for one in self.replicates])
+
+    def total(self, count: str) -> int:
+        """Return a count summed over the replicates."""
+        return sum(one.statistics[count] for one in self.replicates)
+
+    def mean(self, statistic: str) -> float:
+        """Return the mean of a statistic over the replicates."""
+        return float(np.mean(self.values(statistic)))
+
+    def lower_bounds(self) -> list[str]:
+        """Return the statistics that unfinished requests make lower bounds in some replicate."""
+        names = {name for one in self.replicates for name in one.statistics["lower_bounds"]}
+        return sorted(names)
+
+
+def measure_point(
+    replicates: Sequence[RequestRecords], config: SimConfig, statistics: Sequence[str]
+) -> PointMeasurement:
+    """Measure a point from its replicates' records, in the configuration's window.
+
+    With one replicate, intervals come from batches within the run, and say so.
+    """
+    measured = tuple(measure_replicate(records, config) for records in replicates)
+    if len(replicates) == 1:
+        intervals = {name: _within_run(replicates[0], config, name) for name in statistics}
+    else:
+        intervals = {name: interval_over_replicates(measured, name) for name in statistics}
+    shortest = min(len(records) for records in replicates)
+    return PointMeasurement(
+        replicates=measured,
+        intervals=intervals,
+        stability=verdict_of_drifts(_mean_rho(measured), [one.drift for one in measured]),
+        warmup=suggested_warmup_s(
+            [ttft_s(records, config.ttft_definition)[:shortest] for records in replicates],
+            [records.arrival_s[:shortest] for records in replicates],
+        ),
+    )
+
+
+def split_statistic(statistic: str) -> tuple[float | None, str]:
+    """Return (percent or None for the mean, metric) of a name such as p99_ttft_s."""
+    which, metric, _ = statistic.split("_")
+    return (None if which == "mean" else float(which[1:])), metric
+
+
+def request_values(records: RequestRecords, config: SimConfig, metric: str) -> Floats:
+    """Return one metric (ttft, tpot or e2e) of each request in the window, by arrival."""
+    counted = _counted(records, config)
+    if metric == "ttft":
+        return ttft_s(counted, config.ttft_definition)
+    return tpot_s(counted) if metric == "tpot" else e2e_s(counted)
+
+
+def _counted(records: RequestRecords, config: SimConfig) -> RequestRecords:
+    return records.select(in_window(records, config.warmup_seconds, config.sim_seconds))
+
+
+def measure_replicate(records: RequestRecords, config: SimConfig) -> Measurement:
+    """Measure one replicate in the configuration's window."""
+    counted = _counted(records, config)
+    parts = ttft_parts(counted)
+    waits_s = parts["prefill_wait_s"] + parts["transfer_wait_s"] + parts["decode_wait_s"]
+    return Measurement(
+        statistics=summarise(records, config),
+        rho=offered_load(records, config),
+        parts={name: float(np.mean(values)) for name, values in parts.items() if len(values)}
+        or dict.fromkeys(parts, float("nan")),
+        samples={
+            metric: int(np.count_nonzero(~np.isnan(request_values(records, config, metric))))
+            for metric in ("ttft", "tpot", "e2e")
+        },
+        drift=drift(waits_s, counted.arrival_s),
+    )
+
+
+def interval_over_replicates(measured: Sequence[Measurement], statistic: str) -> Interval:
+    """Return a statistic's interval over replicates."""
+    percent, metric = split_statistic(statistic)
+    values = [one.statistics[statistic] for one in measured]
+    if percent is None:
+        return mean_interval(values)
+    return percentile_interval(values, percent, [one.samples[metric] for one in measured])
+
+
+def _within_run(records: RequestRecords, config: SimConfig, statistic: str) -> Interval:
+    percent, metric = split_statistic(statistic)
+    values = request_values(records, config, metric)
+    if metric == "tpot":
+        values = values[~np.isnan(values)]  # one-token outputs have no TPOT
+    if len(values) == 0:
+        return empty("batch means", "no requests in the window")
+    if percent is None:
+        return batch_means_interval(values)
+    return batch_percentile_interval(values, percent)
+
+
+def _mean_rho(measured: Sequence[Measurement]) -> Mapping[str, float]:
+    return {pool: float(np.mean([one.rho[pool] for one in measured])) for pool in measured[0].rho}

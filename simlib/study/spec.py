@@ -1,0 +1,137 @@
+"""The study file (config.yaml): what may stand in it."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from simlib.core.summary import PERCENTILES
+from simlib.core.validation import ConfigModel, PositiveFloat, PositiveInt
+from simlib.errors import InvalidParameterError
+
+ZIP_LABELS = "labels"
+"""The list in a zip that names its levels instead of setting a key."""
+METRICS = tuple(
+    f"{statistic}_{metric}_s"
+    for metric in ("ttft", "tpot", "e2e")
+    for statistic in ("mean", *(f"p{q}" for q in PERCENTILES))
+)
+
+
+class Sweep(ConfigModel):
+    """The grid of a study: every combination of the levels of its factors."""
+
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    """Levels by dotted key of the simulation, such as ``arrival.rate_per_s: [1, 2]``."""
+    zip: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
+    """Factors whose keys move together: a name, and lists of one length by dotted key.
+
+    A list called ``labels`` names the levels.
+    """
+
+    @model_validator(mode="after")
+    def _levels_are_lists(self) -> Self:
+        for key, levels in self.grid.items():
+            _check_levels(key, levels)
+        for name, keys in self.zip.items():
+            if not set(keys) - {ZIP_LABELS}:
+                raise InvalidParameterError(f"zip.{name}", keys, "keys with a list of values each")
+            for key, levels in keys.items():
+                if not levels:
+                    raise InvalidParameterError(f"zip.{name}.{key}", levels, "a list of values")
+            counts = {key: len(levels) for key, levels in keys.items()}
+            if len(set(counts.values())) > 1:
+                raise InvalidParameterError(f"zip.{name}", counts, "lists of one length")
+            _check_levels(f"zip.{name}.{ZIP_LABELS}", keys.get(ZIP_LABELS, [""]))
+        swept = [*self.grid, *(key for keys in self.zip.values() for key in keys)]
+        for key in set(swept) - {ZIP_LABELS}:
+            if swept.count(key) > 1:
+                raise InvalidParameterError(key, "swept twice", "swept once")
+        return self
+
+
+class Compare(ConfigModel):
+    """Which two sides a study compares: the baseline, and every other level of the factor."""
+
+    factor: str = "mode"
+    """A swept key, or the name of a zip."""
+    baseline: Any = "mono"
+    """The level that the others are compared with."""
+
+
+class Precision(ConfigModel):
+    """Add replicates until an interval is narrow enough."""
+
+    metric: str = "p99_ttft_s"
+    relative: PositiveFloat = 0.05
+    """Half width of the 95% interval over the estimate."""
+    max_replicates: PositiveInt = 64
+    """Where to stop in any case."""
+
+    @field_validator("metric")
+    @classmethod
+    def _metric_exists(cls, metric: str) -> str:
+        if metric not in METRICS:
+            raise InvalidParameterError("metric", metric, "one of " + ", ".join(METRICS))
+        return metric
+
+
+class Crossover(ConfigModel):
+    """Which two factors span the crossover map of a study."""
+
+    x: str
+    """The factor along which the crossing is interpolated; its levels are numbers."""
+    y: str
+    """The other factor."""
+
+
+class Study(ConfigModel):
+    """A named grid of simulations, and what is compared in it."""
+
+    title: str = ""
+    """Heading of the study's figures; default: its name."""
+    replicates: PositiveInt | None = None
+    """Replicates of each point; default: that of the file."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Changes to the file's defaults, as a tree or by dotted key."""
+    sweep: Sweep = Field(default_factory=Sweep)
+    compare: Compare | None = None
+    crossover: Crossover | None = None
+    precision: Precision | None = None
+    requests_table: bool = True
+    """Also write every request of the study as Parquet."""
+
+
+class StudyFile(ConfigModel):
+    """The whole of config.yaml."""
+
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    """Settings of one simulation that all studies start from; see `SimConfig`."""
+    replicates: PositiveInt = 5
+    """Replicates of each point: the same configuration under other random streams."""
+    studies: dict[str, Study]
+
+    @field_validator("studies")
+    @classmethod
+    def _names_are_words(cls, studies: dict[str, Study]) -> dict[str, Study]:
+        if not studies:
+            raise InvalidParameterError("studies", studies, "at least one study")
+        for name in studies:
+            if not (name.isidentifier() and name.islower() and name.isascii()):
+                raise InvalidParameterError(
+                    f"study name {name!r}", name, "lower-case letters, digits and underscores"
+                )
+        return studies
+
+
+def _check_levels(key: str, levels: list[Any]) -> None:
+    if not levels:
+        raise InvalidParameterError(key, levels, "a list of at least one value")
+    for level in levels:
+        if isinstance(level, (dict, list)):
+            raise InvalidParameterError(key, level, "a list of plain values")
+    seen = [str(float(v)) if isinstance(v, (int, float)) else repr(v) for v in levels]
+    for position, level in enumerate(seen):
+        if level in seen[:position]:
+            raise InvalidParameterError(key, levels[position], "a list without repeats")

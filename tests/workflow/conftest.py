@@ -1,0 +1,87 @@
+"""A study in a temporary folder, and the real snakemake to run it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPO = Path(__file__).resolve().parents[2]
+
+STUDY: dict[str, Any] = {
+    "defaults": {"sim_seconds": 60, "warmup_seconds": 5},
+    "replicates": 2,
+    "studies": {
+        "rates": {
+            "sweep": {"grid": {"mode": ["mono", "disagg"], "arrival.rate_per_s": [1, 2]}},
+            "compare": {"factor": "mode", "baseline": "mono"},
+        }
+    },
+}
+
+
+class Workspace:
+    """A folder with a config.yaml."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = copy.deepcopy(STUDY)
+
+    @property
+    def study(self) -> dict[str, Any]:
+        return self.config["studies"]["rates"]
+
+    def write(self) -> None:
+        text = yaml.safe_dump(self.config, sort_keys=False)
+        (self.folder / "config.yaml").write_text(text, encoding="utf-8")
+
+    def command(self, *arguments: str) -> list[str]:
+        return [
+            sys.executable, "-m", "snakemake", "--snakefile", str(REPO / "Snakefile"),
+            "--cores", "2", "--nocolor", *arguments,
+        ]  # fmt: skip
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        self.write()
+        return subprocess.run(
+            self.command(*arguments), cwd=self.folder, capture_output=True, text=True, check=False,
+            env={**os.environ, "XDG_CACHE_HOME": str(self.folder / ".cache")},
+        )  # fmt: skip
+
+    def run(self, *arguments: str) -> Counter[str]:
+        """Run the workflow; return how many jobs of each rule ran, `all` aside."""
+        done = self.snakemake(*arguments)
+        output = done.stdout + done.stderr
+        assert done.returncode == 0, output[-4000:]
+        ran = Counter(re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", output, re.MULTILINE))
+        del ran["all"]
+        return ran
+
+    def results(self) -> dict[str, bytes]:
+        """Return the bytes of every table."""
+        tables = (self.folder / "results/studies").glob("*/tables/*")
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(tables)}
+
+    def simulated(self) -> list[Path]:
+        return sorted(self.folder.glob("results/points/*/r*.npz"))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A study that has run; for tests that only read it."""
+    workspace = Workspace(tmp_path_factory.mktemp("finished"))
+    workspace.run()
+    return workspace

@@ -1,0 +1,26 @@
+rule figures:
+    input:
+        study="results/studies/{study}/study.json",
+        summary="results/studies/{study}/tables/summary.csv",
+    output:
+        report(
+            directory("results/studies/{study}/figures"),
+            patterns=["{name}.svg"],
+            category="{study}",
+            labels={"kind": "figure", "name": "{name}"},
+            caption="../report/figure.rst",
+        ),
+    log:
+        "results/logs/figures/{study}.log",
+    benchmark:
+        "results/benchmarks/figures/{study}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        python=sys.executable,
+    message:
+        "figures of study {wildcards.study}"
+    shell:
+        "{params.python} -m simlib.cli.run study figures {input.study}"
+        " --tables results/studies/{wildcards.study}/tables --output {output} > {log} 2>&1"
