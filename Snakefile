@@ -1,5 +1,7 @@
 """Studies of time to first token: `snakemake --cores N` runs all that config.yaml describes."""
 
+import os
+import shlex
 import sys
 
 from snakemake.utils import min_version
@@ -12,6 +14,11 @@ min_version("9.0")
 
 configfile: "config.yaml"
 
+
+# jobs run with this Python, whatever is first on their PATH
+shell.prefix(
+    f"set -euo pipefail; PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+)
 
 try:
     plan = Plan.of(config, results="results", source=workflow.basedir)

@@ -19,13 +19,14 @@ from simlib.core.validation import (
     PositiveInt,
 )
 from simlib.errors import InvalidParameterError
+from simlib.workload.lengths import MAX_TOKENS
 
 DEFAULT_RANDOM_SEED = 42
 DEFAULT_SIM_SECONDS = 600.0
 DEFAULT_WARMUP_SECONDS = 60.0
 P90_OF_STANDARD_NORMAL = 1.2815515655446004
-MAX_TOKENS = 10**9
-"""Longest length that a configuration may ask for, in tokens."""
+MAX_REQUESTS = 10**9
+"""Most requests that a run may be expected to draw: 24 GB of columns."""
 
 Mode = Literal["mono", "disagg"]
 Engine = Literal["fast", "simpy"]
@@ -195,6 +196,17 @@ class SimConfig(ConfigModel):
         if self.warmup_seconds >= self.sim_seconds:
             raise InvalidParameterError(
                 "warmup_seconds", self.warmup_seconds, f"< sim_seconds ({self.sim_seconds:g})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _requests_fit_in_memory(self) -> Self:
+        rate = self.arrival.rate_per_s
+        if self.arrival.kind == "poisson" and rate * self.sim_seconds > MAX_REQUESTS:
+            raise InvalidParameterError(
+                "arrival.rate_per_s",
+                rate,
+                f"<= {MAX_REQUESTS / self.sim_seconds:g} (at most {MAX_REQUESTS} requests a run)",
             )
         return self
 

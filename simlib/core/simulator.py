@@ -237,6 +237,12 @@ class DisaggregatedSimulator:
             prefill_tokens_per_s=prefill_tokens_per_s,
             decode_tokens_per_s=decode_tokens_per_s,
         )
+        for name, value in (
+            ("kv_base_latency_s", kv_base_latency_s),
+            ("transfer_s_per_token", transfer_s_per_token),
+        ):
+            if not (value >= 0 and np.isfinite(value)):
+                raise InvalidParameterError(name, value, ">= 0 and finite")
         self.env = env
         self.kv_base_latency_s = kv_base_latency_s
         self.transfer_s_per_token = transfer_s_per_token

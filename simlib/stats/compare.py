@@ -78,7 +78,12 @@ class Attribution:
     """Difference of the sum; its estimate is the sum of the parts' estimates."""
 
 
-def paired(baseline: ArrayLike, candidate: ArrayLike, level: float = 0.95) -> PairedComparison:
+def paired(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    pooled: tuple[float, float] | None = None,
+    level: float = 0.95,
+) -> PairedComparison:
     r"""Compare two sides, replicate by replicate.
 
     The difference has the t interval of :math:`d_i = c_i - b_i`. The ratio of means has Fieller's
@@ -93,6 +98,10 @@ def paired(baseline: ArrayLike, candidate: ArrayLike, level: float = 0.95) -> Pa
     ----------
     baseline, candidate : array_like, shape (replicates,)
         One value per replicate (a mean, a percentile, ...), the same replicates in the same order.
+    pooled : tuple of two floats, optional
+        For a percentile: that of all the baseline's samples together, and the candidate's. They
+        become the estimates, and spreads are taken around them (sectioning; less biased, see
+        `simlib.stats.intervals.percentile_interval`).
     level : float
         Confidence level of the intervals.
 
@@ -102,7 +111,8 @@ def paired(baseline: ArrayLike, candidate: ArrayLike, level: float = 0.95) -> Pa
         If the two have different lengths.
     """
     b, c = _pair(baseline, candidate)
-    return _compare(b, c, level, f"paired t over {b.size} replicates", "replicate")
+    kind = "paired t" if pooled is None else "paired sectioning"
+    return _compare(b, c, level, f"{kind} over {b.size} replicates", "replicate", pooled)
 
 
 def paired_batches(
@@ -306,50 +316,56 @@ def _zeros(x: Floats, y: Floats) -> Floats:
     return np.asarray(x[i] + (x[i + 1] - x[i]) * y[i] / (y[i] - y[i + 1]))
 
 
-def _compare(b: Floats, c: Floats, level: float, method: str, unit: str) -> PairedComparison:
+def _compare(
+    b: Floats,
+    c: Floats,
+    level: float,
+    method: str,
+    unit: str,
+    centres: tuple[float, float] | None = None,
+) -> PairedComparison:
     check_level(level)
     n = b.size
     missing = int(np.count_nonzero(~(np.isfinite(b) & np.isfinite(c))))
     if n == 0 or missing:
         reason = f"{missing} of {n} pairs have no value" if n else f"no {unit}s"
         return _no_comparison(method, reason, n)
-    d = c - b
-    ratio = float(np.mean(c) / np.mean(b)) if np.mean(b) != 0 else math.nan
+    at_b, at_c = (float(np.mean(b)), float(np.mean(c))) if centres is None else centres
+    difference = at_c - at_b if centres is not None else float(np.mean(c - b))
     if n == 1:
         reason = f"one {unit} gives no interval"
+        ratio = at_c / at_b if at_b != 0 else math.nan
         return PairedComparison(
-            empty(method, reason, float(d[0])), empty(method, reason, ratio), math.nan, math.nan, 1
+            empty(method, reason, difference), empty(method, reason, ratio), math.nan, math.nan, 1
         )
-    mean, variance = float(np.mean(d)), float(np.var(d, ddof=1))
+    variance = float(np.sum((c - b - difference) ** 2)) / (n - 1)
     error = math.sqrt(variance / n)
     half = t_quantile(level, n - 1) * error
-    certain = 1.0 if mean == 0 else 0.0
-    p_value = t_p_value(mean / error, n - 1) if error > 0 else certain
-    unpaired = float(np.var(b, ddof=1) + np.var(c, ddof=1))
+    certain = 1.0 if difference == 0 else 0.0
+    p_value = t_p_value(difference / error, n - 1) if error > 0 else certain
+    # Second moments around the centres: the sample covariance unless the centres are given.
+    around = np.stack([b - at_b, c - at_c])
+    covariance = around @ around.T / (n - 1)
+    unpaired = float(np.trace(covariance))
     alike = math.inf if unpaired > 0 else math.nan
-    gain = unpaired / variance if variance > 0 else alike
     return PairedComparison(
-        Interval(mean - half, mean, mean + half, method),
-        _fieller(b, c, level, f"Fieller, {method}"),
+        Interval(difference - half, difference, difference + half, method),
+        _fieller(at_b, at_c, covariance / n, t_quantile(level, n - 1), f"Fieller, {method}"),
         p_value,
-        gain,
+        unpaired / variance if variance > 0 else alike,
         n,
     )
 
 
-def _fieller(b: Floats, c: Floats, level: float, method: str) -> Interval:
-    """Return the ratio of the means, c over b, with Fieller's interval."""
-    n = b.size
-    mean_b, mean_c = float(np.mean(b)), float(np.mean(c))
-    if mean_b == 0:
-        return empty(method, "the baseline's mean is 0")
-    ratio = mean_c / mean_b
-    t2 = t_quantile(level, n - 1) ** 2 / n
-    covariance = np.cov(b, c)
-    # The interval is where (c - theta b)^2 <= t2 var(c - theta b): a theta^2 - 2 h theta + k <= 0.
-    a = mean_b**2 - t2 * float(covariance[0, 0])
-    h = mean_b * mean_c - t2 * float(covariance[0, 1])
-    k = mean_c**2 - t2 * float(covariance[1, 1])
+def _fieller(at_b: float, at_c: float, covariance: Floats, t: float, method: str) -> Interval:
+    """Return the ratio c over b with Fieller's interval; `covariance` is that of the estimates."""
+    if at_b == 0:
+        return empty(method, "the baseline is 0")
+    ratio = at_c / at_b
+    # The interval is where (c - x b)^2 <= t^2 var(c - x b), that is a x^2 - 2 h x + k <= 0.
+    a = at_b**2 - t**2 * float(covariance[0, 0])
+    h = at_b * at_c - t**2 * float(covariance[0, 1])
+    k = at_c**2 - t**2 * float(covariance[1, 1])
     if a <= 0:
         return empty(method, "the baseline does not differ significantly from 0", ratio)
     root = math.sqrt(max(h * h - a * k, 0.0))

@@ -112,12 +112,22 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
 
 
 def percentile_interval(
-    per_replicate: ArrayLike, q: float, samples: ArrayLike, level: float = 0.95
+    per_replicate: ArrayLike,
+    q: float,
+    samples: ArrayLike,
+    pooled: float | None = None,
+    level: float = 0.95,
 ) -> Interval:
-    """Return the `q`-th percentile with the t interval over the replicates' own percentiles.
+    """Return the `q`-th percentile over replicates with its t interval.
 
-    Chosen by measurement over the jackknife of the pooled percentile (`jackknife_percentile`):
-    equal coverage, and it needs one number per replicate.
+    With `pooled`, by sectioning: the estimate is the percentile of all replicates' samples
+    together, and the spread of the replicates' own percentiles around it gives its standard error.
+    Chosen by measurement: in short runs of a busy queue the mean of percentiles is biased (p99 by
+    -10%), the pooled one hardly, and covers clearly more often; the jackknife of the pooled one
+    (`jackknife_percentile`) covers no better and costs more. Without `pooled`, `mean_interval` of
+    the replicates' percentiles.
+
+    Source: S. Asmussen, P. W. Glynn, *Stochastic Simulation* (2007), sec. III.5.
 
     Parameters
     ----------
@@ -128,14 +138,21 @@ def percentile_interval(
     samples : array_like, shape (replicates,) or scalar
         How many samples each of them was taken from. If the smallest is too small (see
         `enough_for_percentile`) the result is empty.
+    pooled : float, optional
+        The percentile of all replicates' samples together.
     """
+    x = as_column(per_replicate)
     least = int(np.min(np.asarray(samples), initial=np.iinfo(np.int64).max))
     reason = enough_for_percentile(least, q)
     if reason is not None:
-        n = np.atleast_1d(np.asarray(per_replicate)).size
-        each = " in each replicate" if n > 1 else ""
-        return empty(f"Student t over {n} replicates", reason + each)
-    return mean_interval(per_replicate, level)
+        each = " in each replicate" if x.size > 1 else ""
+        return empty(f"Student t over {x.size} replicates", reason + each)
+    plain = mean_interval(x, level)
+    if pooled is None or not np.isfinite(plain.low):
+        return plain
+    half = t_quantile(level, x.size - 1) * _error_around(float(pooled), x)
+    method = f"sectioning over {x.size} replicates"
+    return Interval(float(pooled) - half, float(pooled), float(pooled) + half, method)
 
 
 def replicates_for(values: ArrayLike, relative: float, most: int, level: float = 0.95) -> int:
@@ -266,8 +283,7 @@ def batch_percentile_interval(
     if reason is not None:
         return empty(method, f"{reason} in a batch", estimate)
     batches = np.array([np.percentile(batch, q) for batch in np.array_split(x, n_batches)])
-    around = math.sqrt(float(np.sum((batches - estimate) ** 2)) / (n_batches - 1) / n_batches)
-    half = t_quantile(level, n_batches - 1) * around
+    half = t_quantile(level, n_batches - 1) * _error_around(estimate, batches)
     return Interval(estimate - half, estimate, estimate + half, method, _correlated(batches))
 
 
@@ -285,6 +301,11 @@ def _t_interval(
     error = float(np.std(sample, ddof=1)) / math.sqrt(sample.size)
     half = t_quantile(level, sample.size - 1) * error
     return Interval(estimate - half, estimate, estimate + half, method, reason)
+
+
+def _error_around(centre: float, sample: Floats) -> float:
+    """Return the standard error that the sample's spread around `centre` gives."""
+    return math.sqrt(float(np.sum((sample - centre) ** 2)) / (sample.size - 1) / sample.size)
 
 
 def _refusal(x: Floats, needed: int, what: str) -> str | None:

@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from simlib.core.config import SimConfig
-from simlib.core.records import RequestRecords
+from simlib.core.records import Floats, RequestRecords
 from simlib.errors import InvalidParameterError
+from simlib.stats.intervals import replicates_for
 from simlib.study.files import write_json
 from simlib.study.grid import run_settings
-from simlib.study.measure import Measurement, interval_over_replicates, measure_replicate
+from simlib.study.measure import (
+    Measurement,
+    interval_over_replicates,
+    measure_replicate,
+    pooled_percentiles,
+    request_values,
+    split_statistic,
+)
 from simlib.study.simulate import simulate
 from simlib.study.spec import Precision
 from simlib.study.store import read_records, result_path, write_records
@@ -31,17 +39,28 @@ def replicate_until_precise(request_path: Path, results: Path, output: Path) -> 
     config = SimConfig.from_dict(request["config"])
     precision = Precision.from_dict(request["precision"])
     measured: list[Measurement] = []
+    values: list[Floats] = []
+    metric = split_statistic(precision.metric)[1]
     wanted = min(max(request["replicates"], _FEWEST), precision.max_replicates)
     while True:
         for replicate in range(len(measured), wanted):
             records = _replicate(config, request["point_id"], replicate, results)
             measured.append(measure_replicate(records, config))
-        interval = interval_over_replicates(measured, precision.metric)
+            values.append(request_values(records, config, metric))
+        pooled = pooled_percentiles(values, metric).get(precision.metric)
+        interval = interval_over_replicates(measured, precision.metric, pooled)
         width = interval.relative_half_width
         reached = width <= precision.relative
         if reached or wanted >= precision.max_replicates:
             break
-        wanted = _next_count(len(measured), width / precision.relative, precision.max_replicates)
+        enough = replicates_for(
+            [one.statistics[precision.metric] for one in measured],
+            precision.relative,
+            precision.max_replicates,
+        )
+        # half as many again at most: the width of few replicates is itself uncertain
+        wanted = max(len(measured) + 1, min(enough, math.ceil(1.5 * len(measured))))
+        wanted = min(wanted, precision.max_replicates)
     decision = {
         "point_id": request["point_id"],
         "replicates": len(measured),
@@ -53,15 +72,6 @@ def replicate_until_precise(request_path: Path, results: Path, output: Path) -> 
     }
     write_json(output, decision)
     return decision
-
-
-def _next_count(n: int, excess: float, most: int) -> int:
-    """Return how many replicates to try next: widths shrink with the root of their number.
-
-    At most half as many again at a time, as the width of few replicates is itself uncertain.
-    """
-    needed = math.ceil(n * excess**2) if math.isfinite(excess) else most
-    return min(max(n + 1, min(needed, math.ceil(1.5 * n))), most)
 
 
 def _replicate(config: SimConfig, point_id: str, replicate: int, results: Path) -> RequestRecords:

@@ -83,8 +83,9 @@ def compare_pairs(pairs: Sequence[Pair], statistics: Sequence[str]) -> list[dict
         lines, differences, family.rejected, family.adjusted_p, strict=True
     ):
         line["p_adjusted"] = float(adjusted)
-        known = not np.isnan(line["p_value"])
-        line["verdict"] = verdict(difference, bool(rejected)) if known else "not tested"
+        line["verdict"] = (
+            "not tested" if np.isnan(difference.low) else verdict(difference, bool(rejected))
+        )
     return lines
 
 
@@ -194,7 +195,11 @@ def _compare(
         if any(np.isnan(interval.estimate) for interval in missing):
             # a percentile that the tables leave empty is not compared either
             b = np.full_like(b, np.nan)
-        return paired(b, c)
+        pooled = [side.measured.pooled.get(statistic) for side in sides]
+        same = len({len(side.measured.replicates) for side in sides}) == 1
+        if pooled[0] is None or pooled[1] is None or not same:
+            return paired(b, c)
+        return paired(b, c, (pooled[0], pooled[1]))
     percent, metric = split_statistic(statistic)
     b, c = (
         _rounded(request_values(records, side.config, metric))
@@ -223,14 +228,16 @@ def _line(pair: Pair, statistic: str, outcome: PairedComparison) -> dict[str, An
         line[f"{name}_s"] = side.measured.intervals[statistic].estimate
     line |= _interval("difference_s", outcome.difference)
     line |= _interval("ratio", outcome.ratio)
+    # what the model makes equal (TPOT, say) is no test, and takes no room in the family
+    identical = outcome.difference.low == outcome.difference.high == 0.0
     line |= {
-        "p_value": outcome.p_value,
+        "p_value": outcome.p_value if not identical else np.nan,
         "p_adjusted": np.nan,
         "verdict": "",
         "pairing_gain": outcome.variance_ratio,
         "pairs": outcome.n_pairs,
         "method": outcome.difference.method,
-        "note": outcome.difference.reason,
+        "note": outcome.difference.reason if not identical else "identical on both sides",
     }
     for name, side in sides:
         gpus = sum(pool_gpus(side.config).values())

@@ -18,7 +18,7 @@ from simlib.core.records import (
     ttft_parts,
     ttft_s,
 )
-from simlib.core.summary import offered_load, summarise
+from simlib.core.summary import PERCENTILES, offered_load, summarise
 from simlib.stats.intervals import (
     Interval,
     batch_means_interval,
@@ -53,6 +53,8 @@ class PointMeasurement:
     replicates: tuple[Measurement, ...]
     intervals: dict[str, Interval]
     """By statistic, such as p99_ttft_s."""
+    pooled: dict[str, float]
+    """Percentiles of all replicates' requests together."""
     stability: Stability
     warmup: SuggestedWarmup
 
@@ -86,14 +88,21 @@ def measure_point(
     With one replicate, intervals come from batches within the run, and say so.
     """
     measured = tuple(measure_replicate(records, config) for records in replicates)
+    pooled: dict[str, float] = {}
     if len(replicates) == 1:
         intervals = {name: _within_run(replicates[0], config, name) for name in statistics}
     else:
-        intervals = {name: interval_over_replicates(measured, name) for name in statistics}
+        for metric in ("ttft", "tpot", "e2e"):
+            values = [request_values(records, config, metric) for records in replicates]
+            pooled |= pooled_percentiles(values, metric)
+        intervals = {
+            name: interval_over_replicates(measured, name, pooled.get(name)) for name in statistics
+        }
     shortest = min(len(records) for records in replicates)
     return PointMeasurement(
         replicates=measured,
         intervals=intervals,
+        pooled=pooled,
         stability=verdict_of_drifts(_mean_rho(measured), [one.drift for one in measured]),
         warmup=suggested_warmup_s(
             [ttft_s(records, config.ttft_definition)[:shortest] for records in replicates],
@@ -106,6 +115,25 @@ def split_statistic(statistic: str) -> tuple[float | None, str]:
     """Return (percent or None for the mean, metric) of a name such as p99_ttft_s."""
     which, metric, _ = statistic.split("_")
     return (None if which == "mean" else float(which[1:])), metric
+
+
+def pooled_percentiles(replicates: Sequence[Floats], metric: str) -> dict[str, float]:
+    """Return the percentiles of one metric over all replicates' requests, by statistic.
+
+    Empty where a request has no value yet for TTFT or E2E: it would count as if it did not exist.
+    """
+    values = np.concatenate(replicates)
+    missing = np.isnan(values)
+    if missing.any():
+        if metric != "tpot":  # one-token outputs have no TPOT, which hides nothing
+            return {}
+        values = values[~missing]
+    if len(values) == 0:
+        return {}
+    quantiles = np.percentile(values, PERCENTILES)
+    return {
+        f"p{q}_{metric}_s": float(value) for q, value in zip(PERCENTILES, quantiles, strict=True)
+    }
 
 
 def request_values(records: RequestRecords, config: SimConfig, metric: str) -> Floats:
@@ -138,13 +166,16 @@ def measure_replicate(records: RequestRecords, config: SimConfig) -> Measurement
     )
 
 
-def interval_over_replicates(measured: Sequence[Measurement], statistic: str) -> Interval:
-    """Return a statistic's interval over replicates."""
+def interval_over_replicates(
+    measured: Sequence[Measurement], statistic: str, pooled: float | None
+) -> Interval:
+    """Return a statistic's interval over replicates, around a percentile's pooled estimate."""
     percent, metric = split_statistic(statistic)
     values = [one.statistics[statistic] for one in measured]
     if percent is None:
         return mean_interval(values)
-    return percentile_interval(values, percent, [one.samples[metric] for one in measured])
+    samples = [one.samples[metric] for one in measured]
+    return percentile_interval(values, percent, samples, pooled)
 
 
 def _within_run(records: RequestRecords, config: SimConfig, statistic: str) -> Interval:

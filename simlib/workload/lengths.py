@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from simlib.errors import InvalidParameterError
 
 Tokens = NDArray[np.int64]
+MAX_TOKENS = 10**9
+"""Longest length that a configuration or a file of lengths may ask for, in tokens."""
 
 
 def whole_tokens(real: NDArray[np.float64], min_value: int) -> Tokens:
@@ -46,21 +48,30 @@ def read_lengths(path: Path) -> Tokens:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidParameterError("path", str(path), f"a readable text file ({error})") from None
-    if lines and not lines[0].strip().lstrip("-").isdigit():
+    if lines and lines[0].strip() and not _is_number(lines[0]):
         first, lines = 2, lines[1:]
     else:
         first = 1
     values = []
     for number, line in enumerate(lines, start=first):
         text = line.strip()
-        if not text.isdigit() or int(text) < 1:
+        # isdigit() alone accepts superscripts, which int() does not
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_TOKENS):
             raise InvalidParameterError(
-                "length", text, "a whole number >= 1", f"{path}, line {number}"
+                "length", text, f"a whole number >= 1 and <= {MAX_TOKENS}", f"{path}, line {number}"
             )
         values.append(int(text))
     if not values:
         raise InvalidParameterError("lengths", "no values", "at least one number", str(path))
     return np.array(values, dtype=np.int64)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,16 +81,16 @@ def replay(
         raise InvalidParameterError("start_s", start_s, "a finite number >= 0")
     if length_s is not None and not length_s > 0:
         raise InvalidParameterError("length_s", length_s, "> 0")
-    since_start = trace.arrival_s - start_s
-    begin = int(np.searchsorted(since_start, 0.0, side="left"))
+    # edges are compared on the trace's clock: windows side by side lose and repeat no request
+    begin = int(np.searchsorted(trace.arrival_s, start_s, side="left"))
     end = len(trace)
     if length_s is not None:
-        end = int(np.searchsorted(since_start, length_s, side="left"))
+        end = int(np.searchsorted(trace.arrival_s, start_s + length_s, side="left"))
     if begin >= end:
         window = f"[{start_s:g}, {'end' if length_s is None else f'{start_s + length_s:g}'}) s"
         raise InvalidParameterError("window", window, f"one that holds requests; {_span(trace)}")
     with np.errstate(over="ignore"):
-        arrival_s = since_start[begin:end] / speed
+        arrival_s = (trace.arrival_s[begin:end] - start_s) / speed
     if not np.isfinite(arrival_s[-1]):
         raise InvalidParameterError("speed", speed, "large enough for finite times")
     return Requests(arrival_s, trace.prompt_tokens[begin:end], trace.output_tokens[begin:end])

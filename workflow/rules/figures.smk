@@ -14,13 +14,13 @@ rule figures:
         "results/logs/figures/{study}.log",
     benchmark:
         "results/benchmarks/figures/{study}.tsv"
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=2000,
         runtime=30,
-    params:
-        python=sys.executable,
     message:
         "figures of study {wildcards.study}"
     shell:
-        "{params.python} -m simlib.cli.run study figures {input.study}"
+        "python -m simlib.cli.run study figures {input.study}"
         " --tables results/studies/{wildcards.study}/tables --output {output} > {log} 2>&1"

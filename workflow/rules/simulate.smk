@@ -11,15 +11,15 @@ rule simulate:
         "results/logs/points/{point_id}/r{replicate}.log",
     benchmark:
         "results/benchmarks/points/{point_id}/r{replicate}.tsv"
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=500,
         runtime=10,
-    params:
-        python=sys.executable,
     message:
         "simulating point {wildcards.point_id}, replicate {wildcards.replicate}"
     shell:
-        "{params.python} -m simlib.study.point {input.point} {wildcards.replicate} {output}"
+        "python -m simlib.study.point {input.point} {wildcards.replicate} {output}"
         " > {log} 2>&1"
 
 
@@ -32,13 +32,13 @@ rule replicate_until_precise:
         "results/logs/precision/{request}.log",
     benchmark:
         "results/benchmarks/precision/{request}.tsv"
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=1000,
         runtime=60,
-    params:
-        python=sys.executable,
     message:
         "adding replicates until precise: {wildcards.request}"
     shell:
-        "{params.python} -m simlib.cli.run study replicate {input.request}"
+        "python -m simlib.cli.run study replicate {input.request}"
         " --results results --output {output} > {log} 2>&1"

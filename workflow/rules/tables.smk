@@ -14,14 +14,14 @@ rule tables:
         "results/logs/tables/{study}.log",
     benchmark:
         "results/benchmarks/tables/{study}.tsv"
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=2000,
         runtime=30,
-    params:
-        python=sys.executable,
     message:
         "tables of study {wildcards.study}"
     shell:
-        "{params.python} -m simlib.cli.run study tables {input.study}"
+        "python -m simlib.cli.run study tables {input.study}"
         " --results results --output results/studies/{wildcards.study}/tables"
         " > {log} 2>&1"

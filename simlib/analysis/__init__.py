@@ -1,0 +1,1 @@
+"""Sweeps and plots for interactive use."""

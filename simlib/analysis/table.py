@@ -1,0 +1,70 @@
+"""Rows of results as aligned text or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from simlib.study.files import replacing
+
+
+def as_text(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """Return an aligned table: a line per row, four significant digits, numbers to the right.
+
+    Statistics that a row's ``lower_bounds`` names are marked with ≥.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+        Values by key.
+    columns : mapping of key to heading
+        What to show, in order.
+    """
+    cells = [list(columns.values()), *([_marked(row, key) for key in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    numeric = [any(isinstance(row.get(key), (int, float)) for row in rows) for key in columns]
+    lines = [
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _marked(row: Mapping[str, Any], key: str) -> str:
+    bound = key in row.get("lower_bounds", ())
+    return f"≥{cell(row[key])}" if bound else cell(row.get(key))
+
+
+def cell(value: Any) -> str:
+    """Return a value as a table shows it; an en dash for what does not exist."""
+    if _is_missing(value):
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return CSV with a header line, numbers in full, and empty cells for what does not exist."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(["" if _is_missing(row.get(key)) else row[key] for key in columns])
+    return buffer.getvalue()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,179 @@
+"""Side-by-side comparison: identical requests, differences, warnings about unequal sides."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from simlib.cli.compare import COMPARED, differences, main, run_sim, warnings_about
+from simlib.cli.run import cli
+from simlib.core.config import SimConfig
+from simlib.core.simulator import run_simulation
+from simlib.errors import InvalidParameterError
+
+SHORT = ("--sim-seconds", "100", "--warmup-seconds", "5")
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(main, [*arguments, *SHORT])
+
+
+def report(*arguments: str) -> dict[str, Any]:
+    result = invoke("--json", *arguments)
+    assert result.exit_code == 0, result.stderr
+    read: dict[str, Any] = json.loads(result.stdout)
+    return read
+
+
+@pytest.mark.parametrize("mode", ["mono", "disagg"])
+def test_run_sim_mirrors_run_simulation(mode: Any) -> None:
+    parameters: tuple[Any, ...] = (
+        mode,
+        80.0,
+        5.0,
+        9,
+        3.0,
+        (5.0, 0.5, 8),
+        (4.0, 0.6, 2),
+        (3, 7000.0, 900.0),
+        (1, 3, 9000.0, 800.0),
+    )
+    _, expected = run_simulation(*parameters)
+    got = run_sim(*parameters)
+    assert {key: got[key] for key in expected} == expected
+
+
+def test_run_sim_takes_what_is_left_out_from_config(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("mode: mono\nsim_seconds: 70\ncluster_mono: {num_gpus: 3}\n", encoding="utf-8")
+    from_file = run_sim(config=path)
+    assert from_file["num_gpus"] == 3
+    assert from_file == run_sim(
+        config=SimConfig(mode="mono", sim_seconds=70.0), mono_params=(3, 8000, 2000)
+    )
+    assert run_sim("disagg", config=path)["prefill_gpus"] == 2
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"mode": "both"},
+        {"sim_seconds": -1.0},
+        {"prompt_lognormal": (6.0, 0.9)},
+        {"mono_params": (4, 8000.0)},
+        {"disagg_params": (2, 2, 0.0, 2000.0)},
+        {"arrival_rate_per_s": 0.0},
+        {"replicate": -1},
+    ],
+)
+def test_run_sim_refuses(bad: dict[str, Any]) -> None:
+    with pytest.raises(InvalidParameterError):
+        run_sim(**bad)
+
+
+def test_differences_are_disagg_minus_mono_and_paired() -> None:
+    runs = {
+        mode: [run_sim(mode, 100.0, 5.0, replicate=i) for i in range(4)]  # type: ignore[arg-type]
+        for mode in ("mono", "disagg")
+    }
+    rows = {row["metric"]: row for row in differences(runs["mono"], runs["disagg"])}
+    assert list(rows) == list(COMPARED)
+    row = rows["mean_ttft_s"]
+    each = np.array(
+        [d["mean_ttft_s"] - m["mean_ttft_s"] for m, d in zip(*runs.values(), strict=True)]
+    )
+    assert row["difference"] == pytest.approx(each.mean())
+    assert row["relative"] == pytest.approx(row["disagg"] / row["mono"] - 1)
+    # t of 3 degrees of freedom at 97.5 % is 3.18245 (any table)
+    half = 3.18245 * each.std(ddof=1) / 2.0
+    assert (row["low"], row["high"]) == pytest.approx(
+        (each.mean() - half, each.mean() + half), rel=1e-4
+    )
+
+
+def test_a_single_replicate_has_no_interval() -> None:
+    one = [run_sim("mono", 100.0, 5.0)]
+    row = differences(one, one)[0]
+    assert row["difference"] == 0.0
+    assert math.isnan(row["low"])
+
+
+def test_replicates_must_pair_up() -> None:
+    one = run_sim("mono", 100.0, 5.0)
+    with pytest.raises(InvalidParameterError, match="as many as mono"):
+        differences([one, one], [one])
+
+
+def test_both_sides_see_the_same_requests() -> None:
+    """Equal counts in every replicate; identical E2E where no queue forms and transfers are 0."""
+    read = report(
+        "--rate",
+        "0.05",
+        "--set",
+        "cluster_disagg.decode_gpus=50",
+        "--set",
+        "cluster_disagg.prefill_gpus=50",
+        "--set",
+        "cluster_mono.num_gpus=100",
+    )
+    runs = read["runs"]
+    for mono, disagg in zip(runs["mono"], runs["disagg"], strict=True):
+        assert mono["arrived"] == disagg["arrived"]
+        if mono["arrived"]:
+            assert mono["p99_e2e_s"] == pytest.approx(disagg["p99_e2e_s"], abs=1e-9)
+    assert read["warnings"] == []
+
+
+def test_unequal_gpu_counts_are_warned_of() -> None:
+    result = invoke("--set", "cluster_mono.num_gpus=3", "--replicates", "1")
+    assert result.exit_code == 0
+    assert "mono has 3, disagg has 4 (2 + 2)" in result.stderr
+    assert invoke("--replicates", "1").stderr == ""
+
+
+def test_unequal_rates_and_unstable_sides_are_warned_of() -> None:
+    config = SimConfig.from_dict(
+        {
+            "cluster_mono": {"decode_tokens_per_s": 1000.0},
+            "sim_seconds": 300,
+            "arrival": {"rate_per_s": 9},
+        }
+    )
+    runs = {"disagg": [run_sim("disagg", config=config, drain=False)]}
+    found = warnings_about(config, runs)
+    assert any("decode_tokens_per_s: mono 1000, disagg 2000" in text for text in found)
+    assert any("disagg is unstable in 1 of 1" in text for text in found)
+    assert any("lower bounds" in text for text in found)
+
+
+def test_table_shows_both_sides_and_rounding_noise_as_none() -> None:
+    lines = invoke("--replicates", "2").stdout.splitlines()
+    assert "mono: 4 GPUs; disagg: 2 prefill + 2 decode GPUs" in lines[0]
+    assert "2 replicates, the same on both sides" in lines[1]
+    [tpot] = [line.split() for line in lines if line.startswith("TPOT mean")]
+    assert tpot[-3:] == ["0", "–", "0.0%"]  # both sides decode at the same rate
+    assert any(line.startswith("utilisation  mono: gpu ") for line in lines)
+
+
+def test_no_requests_at_all_is_shown_as_missing() -> None:
+    result = invoke("--rate", "1e-9")
+    assert result.exit_code == 0, result.stderr
+    [line] = [line for line in result.stdout.splitlines() if line.startswith("TTFT p99")]
+    assert line.split()[-5:] == ["–"] * 5
+
+
+def test_simlib_compare_reaches_it() -> None:
+    result = CliRunner().invoke(cli, ["compare", "--replicates", "1", *SHORT])
+    assert result.exit_code == 0
+    assert "TTFT p99 (s)" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--replicates", "0"), ("--rate", "-1"), ("--set", "x=1")])
+def test_bad_input_exits_with_2(arguments: tuple[str, ...]) -> None:
+    assert invoke(*arguments).exit_code == 2
