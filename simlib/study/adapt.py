@@ -25,8 +25,8 @@ from simlib.study.simulate import simulate
 from simlib.study.spec import Precision
 from simlib.study.store import read_records, result_path, write_records
 
-_FEWEST = 3
-"""An interval over two replicates says little about its own width."""
+_FEWEST = 10
+"""Stopping as soon as few replicates happen to agree would give intervals that are too narrow."""
 
 
 def replicate_until_precise(request_path: Path, results: Path, output: Path) -> dict[str, Any]:

@@ -116,6 +116,7 @@ def attribute_pairs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
                     "baseline_s": means[0],
                     "candidate_s": means[1],
                     **_interval("difference_s", interval),
+                    "unfair": _warning(pair),
                 }
             )
     return lines
@@ -139,13 +140,14 @@ def crossover_lines(
         singles = [_records_of_single(pair) for pair in ordered]
         head = {key: value for key, value in ordered[0].coordinates.items() if key != x}
         head |= {"baseline": group[0].baseline.level, "candidate": group[0].candidate.level}
+        unfair = "; ".join(dict.fromkeys(filter(None, map(_warning, group))))
         for statistic in statistics:
             differences = [
                 _compare(pair, statistic, records).difference
                 for pair, records in zip(ordered, singles, strict=True)
             ]
             lines.extend(
-                {**head, "statistic": statistic, "along": x, **line}
+                {**head, "statistic": statistic, "along": x, **line, "unfair": unfair}
                 for line in _crossings(positions, differences, group[0])
             )
     return lines
@@ -246,8 +248,12 @@ def _line(pair: Pair, statistic: str, outcome: PairedComparison) -> dict[str, An
             f"{name}_gpus": gpus,
             f"{name}_throughput_rps_per_gpu": side.measured.mean("throughput_rps") / gpus,
         }
-    line["unfair"] = "; ".join(unfairness(baseline.config, candidate.config))
+    line["unfair"] = _warning(pair)
     return line
+
+
+def _warning(pair: Pair) -> str:
+    return "; ".join(unfairness(pair.baseline.config, pair.candidate.config))
 
 
 def _interval(name: str, interval: Interval) -> dict[str, float]:
