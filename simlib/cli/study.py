@@ -67,6 +67,23 @@ def replicate(request: Path, results: Path, output: Path) -> None:
 
 
 @study.command()
+@click.option("--model", required=True, help="Hugging Face identifier; -- may stand for /.")
+@click.option("--gpu", required=True, help="Such as h100_sxm.")
+@click.option("--tensor-parallel", type=click.IntRange(1), required=True)
+@click.option("--precision", type=click.Choice(["bf16", "fp8"]), default="bf16")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+def latency_table(model: str, gpu: str, tensor_parallel: int, precision: str, output: Path) -> None:
+    """Write the latencies of one replica as measured kernels compose them (aiconfigurator)."""
+    from simlib.serving.aiconfigurator import build_latency_table
+    from simlib.study.files import replacing
+
+    with replacing(output) as temporary:
+        build_latency_table(
+            model.replace("--", "/"), gpu, tensor_parallel, temporary, precision=precision
+        )
+
+
+@study.command()
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def schema(output: Path) -> None:
     """Write the JSON Schema of config.yaml."""

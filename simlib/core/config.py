@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from simlib.core.batching import BatchingDisagg, BatchingMono, LatencyConfig
 from simlib.core.records import TtftDefinition
 from simlib.core.validation import (
     ConfigModel,
@@ -30,6 +31,7 @@ MAX_REQUESTS = 10**9
 
 Mode = Literal["mono", "disagg"]
 Engine = Literal["fast", "simpy"]
+Serving = Literal["token_rate", "batching"]
 TOKEN_MODES = ("log", "real_mean_std", "p50_p90", "fixed", "exponential", "empirical")
 
 
@@ -141,6 +143,11 @@ class ClusterMonolithic(ConfigModel):
         """GPUs of the whole deployment."""
         return self.num_gpus
 
+    @property
+    def gpus_by_pool(self) -> dict[str, int]:
+        """GPUs of each pool."""
+        return {"gpu": self.num_gpus}
+
 
 class ClusterDisagg(ConfigModel):
     """Two pools, and the KV transfer between them."""
@@ -164,6 +171,11 @@ class ClusterDisagg(ConfigModel):
         return self.prefill_gpus + self.decode_gpus
 
     @property
+    def gpus_by_pool(self) -> dict[str, int]:
+        """GPUs of each pool."""
+        return {"prefill": self.prefill_gpus, "decode": self.decode_gpus}
+
+    @property
     def transfer_s_per_token(self) -> float:
         """Seconds of KV transfer per prompt token."""
         return self.kv_bytes_per_token / self.kv_bandwidth_bytes_per_s
@@ -182,10 +194,16 @@ class SimConfig(ConfigModel):
     arrival: ArrivalConfig = Field(default_factory=ArrivalConfig)
     prompt_tokens: PromptConfig = Field(default_factory=PromptConfig)
     output_tokens: OutputConfig = Field(default_factory=OutputConfig)
+    serving: Serving = "token_rate"
+    """``token_rate``: a GPU serves one request at constant rates (``cluster_…``);
+    ``batching``: continuous batching on replicas with a KV cache (``batching_…``, ``latency``)."""
     cluster_mono: ClusterMonolithic = Field(default_factory=ClusterMonolithic)
     cluster_disagg: ClusterDisagg = Field(default_factory=ClusterDisagg)
+    latency: LatencyConfig = Field(default_factory=LatencyConfig)
+    batching_mono: BatchingMono = Field(default_factory=BatchingMono)
+    batching_disagg: BatchingDisagg = Field(default_factory=BatchingDisagg)
     engine: Engine = "fast"
-    """``fast``: exact FCFS recursion; ``simpy``: the readable event-by-event twin."""
+    """``fast``: exact, by recursion or jumps; ``simpy``: the readable event-by-event twin."""
     drain: bool = True
     """After sim_seconds, serve every request to its end, so that no slow one is left out."""
     ttft_definition: TtftDefinition = "first_decode_step"
@@ -212,8 +230,18 @@ class SimConfig(ConfigModel):
 
     @property
     def cluster(self) -> ClusterMonolithic | ClusterDisagg:
-        """The deployment that `mode` selects."""
+        """The token-rate deployment that `mode` selects."""
         return self.cluster_mono if self.mode == "mono" else self.cluster_disagg
+
+    @property
+    def batching(self) -> BatchingMono | BatchingDisagg:
+        """The batching deployment that `mode` selects."""
+        return self.batching_mono if self.mode == "mono" else self.batching_disagg
+
+    @property
+    def deployment(self) -> ClusterMonolithic | ClusterDisagg | BatchingMono | BatchingDisagg:
+        """The deployment that `serving` and `mode` select."""
+        return self.cluster if self.serving == "token_rate" else self.batching
 
 
 def load_config(path: str | Path) -> SimConfig:

@@ -189,3 +189,25 @@ def busy_s(start: Floats, end: Floats, window: tuple[float, float]) -> float:
     low, high = window
     clipped = np.minimum(np.nan_to_num(end, nan=np.inf), high) - np.maximum(start, low)
     return float(np.nansum(np.maximum(clipped, 0.0)))
+
+
+def active_s(
+    start: Floats, end: Floats, replica: NDArray[np.int32], window: tuple[float, float]
+) -> float:
+    """Return for how long replicas hold at least one interval [start, end), summed over replicas.
+
+    As `busy_s`, but intervals that overlap on a replica count once: a batch is one occupation.
+    """
+    low, high = window
+    begin = np.maximum(start, low)
+    finish = np.minimum(np.nan_to_num(end, nan=np.inf), high)
+    kept = begin < finish  # also leaves out what never started
+    order = np.lexsort((begin[kept], replica[kept]))
+    begin, finish, replica = begin[kept][order], finish[kept][order], replica[kept][order]
+    total = 0.0
+    for index in np.unique(replica):
+        mine = replica == index
+        reached = np.maximum.accumulate(finish[mine])
+        before = np.concatenate([[low], reached[:-1]])
+        total += float(np.sum(np.maximum(reached - np.maximum(begin[mine], before), 0.0)))
+    return total

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from simlib.core.config import ClusterMonolithic, SimConfig
+from simlib.core.config import SimConfig
 from simlib.core.records import (
     Floats,
     RequestRecords,
     Status,
     TtftDefinition,
+    active_s,
     busy_s,
     e2e_s,
     in_window,
@@ -60,7 +61,12 @@ def ttft_statistics(
 def pool_busy_s(
     records: RequestRecords, config: SimConfig, window: tuple[float, float]
 ) -> dict[str, float]:
-    """Return the busy GPU-seconds of each pool inside `window`."""
+    """Return the busy GPU-seconds of each pool inside `window`.
+
+    With batching, a replica is busy while it holds a request that has started.
+    """
+    if config.serving == "batching":
+        return _batching_busy_s(records, config, window)
     if config.mode == "mono":
         return {"gpu": busy_s(records.prefill_start_s, records.finish_s, window)}
     return {
@@ -69,12 +75,23 @@ def pool_busy_s(
     }
 
 
+def _batching_busy_s(
+    records: RequestRecords, config: SimConfig, window: tuple[float, float]
+) -> dict[str, float]:
+    ends = {
+        "gpu": (records.prefill_start_s, records.finish_s, records.prefill_replica),
+        "prefill": (records.prefill_start_s, records.prefill_end_s, records.prefill_replica),
+        "decode": (records.decode_start_s, records.finish_s, records.decode_replica),
+    }
+    return {
+        name: pool.tensor_parallel * active_s(*ends[name], window)
+        for name, pool in config.batching.pools.items()
+    }
+
+
 def pool_gpus(config: SimConfig) -> dict[str, int]:
     """Return the number of GPUs of each pool."""
-    cluster = config.cluster
-    if isinstance(cluster, ClusterMonolithic):
-        return {"gpu": cluster.num_gpus}
-    return {"prefill": cluster.prefill_gpus, "decode": cluster.decode_gpus}
+    return config.deployment.gpus_by_pool
 
 
 def summarise(records: RequestRecords, config: SimConfig) -> dict[str, Any]:
@@ -101,7 +118,7 @@ def summarise(records: RequestRecords, config: SimConfig) -> dict[str, Any]:
         **percentiles("e2e", e2e[~np.isnan(e2e)]),
         "arrived": len(counted),
         **_status_counts(counted),
-        "throughput_rps": np.count_nonzero(finished_in_window) / length_s,
+        "throughput_rps": float(np.count_nonzero(finished_in_window)) / length_s,
         "elapsed_s": elapsed_s(records, config),
         # a sum over a pool that never idles may round to just above the whole
         **{f"utilization_{pool}": min(1.0, busy[pool] / (gpus[pool] * length_s)) for pool in gpus},
@@ -114,7 +131,10 @@ def offered_load(records: RequestRecords, config: SimConfig) -> dict[str, float]
 
     Service seconds of the requests that arrive in [warmup, sim_seconds), over the pool's
     GPU-seconds in it. Exact from the lengths; whether and when they were served does not matter.
+    NaN with batching, where a request's service depends on what it is batched with.
     """
+    if config.serving == "batching":
+        return dict.fromkeys(pool_gpus(config), float("nan"))
     window = (config.warmup_seconds, config.sim_seconds)
     counted = in_window(records, *window)
     cluster = config.cluster

@@ -61,10 +61,27 @@ def unfairness(baseline: SimConfig, candidate: SimConfig) -> list[str]:
     gpus = [sum(pool_gpus(config).values()) for config in (baseline, candidate)]
     if gpus[0] != gpus[1]:
         found.append(f"GPUs differ: {gpus[0]} against {gpus[1]}")
+    if baseline.serving != candidate.serving:
+        found.append(f"serving models differ: {baseline.serving} against {candidate.serving}")
+    elif baseline.serving == "batching":
+        return found + _unfair_batching(baseline, candidate)
     for rate in ("prefill_tokens_per_s", "decode_tokens_per_s"):
         rates = [getattr(config.cluster, rate) for config in (baseline, candidate)]
         if rates[0] != rates[1]:
             found.append(f"{rate} differ: {rates[0]:g} against {rates[1]:g}")
+    return found
+
+
+def _unfair_batching(baseline: SimConfig, candidate: SimConfig) -> list[str]:
+    found = []
+    kinds = [
+        "+".join(sorted({pool.gpu for pool in config.batching.pools.values()}))
+        for config in (baseline, candidate)
+    ]
+    if kinds[0] != kinds[1]:
+        found.append(f"GPU types differ: {kinds[0]} against {kinds[1]}")
+    if baseline.latency != candidate.latency:
+        found.append("latency models differ")
     return found
 
 

@@ -14,10 +14,12 @@ from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
 from simlib.core.sampling import check_trace_covers
 from simlib.errors import InvalidParameterError
+from simlib.serving.assemble import deployment_of
 from simlib.study.files import canonical_json
 from simlib.study.spec import ZIP_LABELS, Precision, Study, StudyFile
 from simlib.workload.traces import trace_sha256
 
+ROUTERS_THAT_DRAW = ("random", "power_of_two")
 ANALYSIS_ONLY = ("warmup_seconds", "ttft_definition")
 """Settings that tables apply to finished runs; changing them simulates nothing again."""
 
@@ -140,6 +142,8 @@ def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None
         _locate_files(settings, source)
         config = SimConfig.from_dict(settings)
         check_trace_covers(config)
+        if config.serving == "batching" and config.latency.kind != "aiconfigurator":
+            deployment_of(config.batching, config.latency)  # refuses what the catalog lacks
         relevant = essential(config)
         coordinates = {
             factor.name: labels[factor.name]
@@ -207,8 +211,8 @@ def _check_roles(resolved: ResolvedStudy) -> None:
 
 
 def is_random(config: SimConfig) -> bool:
-    """Return whether replicates differ: a replayed trace has no randomness."""
-    return config.arrival.kind != "trace"
+    """Return whether replicates differ: a replayed trace has no randomness, but routers may."""
+    return config.arrival.kind != "trace" or "random_seed" in essential(config)
 
 
 def essential(config: SimConfig) -> dict[str, Any]:
@@ -216,14 +220,20 @@ def essential(config: SimConfig) -> dict[str, Any]:
 
     A trace's path is left out: its bytes decide.
     """
-    cluster = f"cluster_{config.mode}"
-    settings = {
+    batching = config.serving == "batching"
+    deployment = f"{'batching' if batching else 'cluster'}_{config.mode}"
+    settings: dict[str, Any] = {
+        "serving": config.serving,
         "mode": config.mode,
         "sim_seconds": config.sim_seconds,
         "engine": config.engine,
         "drain": config.drain,
-        cluster: config.cluster.to_dict(),
+        deployment: config.deployment.to_dict(),
     }
+    if batching:
+        settings["latency"] = config.latency.to_dict()
+        if any(pool.router in ROUTERS_THAT_DRAW for pool in config.batching.pools.values()):
+            settings["random_seed"] = config.random_seed
     arrival = config.arrival
     if arrival.kind == "trace":
         return settings | {
@@ -290,7 +300,7 @@ def _matters(key: str, relevant: dict[str, Any]) -> bool:
         return False
     if section in ("prompt_tokens", "output_tokens") or not name:
         return True
-    return name in relevant[section] or name == "path"
+    return name.partition(".")[0] in relevant[section] or name == "path"
 
 
 def _with_overrides(settings: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,10 @@ from simlib.core.sampling import sample_requests
 def simulate(config: SimConfig, replicate: int = 0) -> RequestRecords:
     """Sample the requests of one replicate and serve them; a row per request."""
     requests = sample_requests(config, replicate)
+    if config.serving == "batching":
+        from simlib.serving import assemble  # the token-rate model does without its catalog
+
+        return assemble.serve(requests, config, replicate)
     if config.engine == "simpy":
         from simlib.core import simulator  # imports SimPy, which the fast engine does without
 

@@ -42,7 +42,8 @@ def test_attributed_parts_sum_to_the_difference_of_ttft(tmp_path: Path) -> None:
     for _, lines in why.groupby("arrival.rate_per_s"):
         parts = lines[lines["part"] != "total"]
         total = lines[lines["part"] == "total"].iloc[0]
-        assert parts["difference_s"].sum() == pytest.approx(total["difference_s"], rel=1e-7)  # nine digits
+        # tables have nine digits
+        assert parts["difference_s"].sum() == pytest.approx(total["difference_s"], rel=1e-7)
     comparison = pd.read_csv(tables / "comparison.csv")
     means = comparison[comparison["statistic"] == "mean_ttft_s"].set_index("arrival.rate_per_s")
     totals = why[why["part"] == "total"].set_index("arrival.rate_per_s")

@@ -1,0 +1,125 @@
+"""The configuration of deployments that serve by continuous batching.
+
+Only values stand here; `simlib.serving.assemble` turns them into pools with a latency model.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from simlib.core.validation import ConfigModel, NonNegativeFloat, PositiveFloat, PositiveInt
+from simlib.errors import InvalidParameterError
+
+
+class LatencyConfig(ConfigModel):
+    """How long an iteration takes: the model served, and how its latency is computed."""
+
+    kind: Literal["roofline", "affine", "aiconfigurator"] = "roofline"
+    """``roofline`` from the catalog's constants, ``affine`` from fitted coefficients,
+    ``aiconfigurator`` from a table of measured kernels, which the workflow makes."""
+    model: str = "llama-3.1-70b"
+    """Model of the catalog; for ``aiconfigurator`` its Hugging Face identifier."""
+    precision: Literal["bf16", "fp8"] = "bf16"
+    step_overhead_s: NonNegativeFloat = 0.0
+    """Engine overhead of each iteration (scheduling, sampling), seconds."""
+    sequence_overhead_s: NonNegativeFloat = 0.0
+    """Engine overhead of each sequence in an iteration's batch, seconds."""
+
+    def table_name(self, pool: ReplicaPool) -> str:
+        """Return the path of the file with the table of measured kernels of a pool's replica."""
+        model = self.model.replace("/", "--")
+        return f"{model}/{pool.gpu}_tp{pool.tensor_parallel}_{self.precision}.json"
+
+
+class ReplicaPool(ConfigModel):
+    """Identical replicas of the model behind one router."""
+
+    replicas: PositiveInt = 1
+    gpu: str = "h100_sxm"
+    """GPU of the catalog."""
+    tensor_parallel: PositiveInt = 4
+    """GPUs of one replica."""
+    kv_capacity_tokens: PositiveInt | None = None
+    """KV cache of one replica, tokens; default: what its memory leaves beside the weights."""
+    max_batch_tokens: PositiveInt = 8192
+    """Tokens of one iteration."""
+    max_batch_size: PositiveInt = 256
+    """Sequences of one iteration."""
+    policy: Literal["chunked_prefill", "prefill_first"] = "chunked_prefill"
+    """``chunked_prefill`` mixes chunks with decodes (Sarathi-Serve, vLLM V1);
+    ``prefill_first`` runs whole prompts while decodes wait (vLLM V0)."""
+    discipline: Literal["fcfs", "sjf"] = "fcfs"
+    """Which waiting prompt is next: first come, or shortest."""
+    router: Literal["round_robin", "random", "least_requests", "least_tokens", "power_of_two"] = (
+        "round_robin"
+    )
+
+    @property
+    def total_gpus(self) -> int:
+        """GPUs of the pool."""
+        return self.replicas * self.tensor_parallel
+
+
+class LinkConfig(ConfigModel):
+    """How KV caches move from prefill to decode replicas."""
+
+    bandwidth_bytes_per_s: PositiveFloat = 50e9
+    base_latency_s: NonNegativeFloat = 0.0
+    scope: Literal["per_replica", "shared"] = "per_replica"
+    contention: Literal["fifo", "fair"] = "fifo"
+    overlap_layers: int = Field(default=0, ge=0)
+    """Layers sent one by one while the prefill runs; 0 sends all after it."""
+
+
+class BatchingMono(ConfigModel):
+    """One pool whose replicas do prefill and decode."""
+
+    pool: ReplicaPool = Field(default_factory=lambda: ReplicaPool(replicas=2))
+    first_token: Literal["prefill", "decode"] = "prefill"
+    """Which iteration emits the first token: the prefill's last, as vLLM does, or a decode."""
+
+    @property
+    def total_gpus(self) -> int:
+        """GPUs of the whole deployment."""
+        return self.pool.total_gpus
+
+    @property
+    def gpus_by_pool(self) -> dict[str, int]:
+        """GPUs of each pool."""
+        return {"gpu": self.pool.total_gpus}
+
+    @property
+    def pools(self) -> dict[str, ReplicaPool]:
+        """The pools by name."""
+        return {"gpu": self.pool}
+
+
+class BatchingDisagg(ConfigModel):
+    """A prefill pool, a decode pool, and the link between them."""
+
+    prefill: ReplicaPool = Field(default_factory=ReplicaPool)
+    decode: ReplicaPool = Field(default_factory=ReplicaPool)
+    link: LinkConfig = Field(default_factory=LinkConfig)
+
+    @model_validator(mode="after")
+    def _caches_come_in_order(self) -> Self:
+        if self.decode.discipline != "fcfs":
+            raise InvalidParameterError("decode.discipline", self.decode.discipline, "fcfs")
+        return self
+
+    @property
+    def total_gpus(self) -> int:
+        """GPUs of the whole deployment."""
+        return self.prefill.total_gpus + self.decode.total_gpus
+
+    @property
+    def gpus_by_pool(self) -> dict[str, int]:
+        """GPUs of each pool."""
+        return {"prefill": self.prefill.total_gpus, "decode": self.decode.total_gpus}
+
+    @property
+    def pools(self) -> dict[str, ReplicaPool]:
+        """The pools by name."""
+        return {"prefill": self.prefill, "decode": self.decode}

@@ -1,0 +1,83 @@
+"""From a configuration to the deployment that an engine serves with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from simlib.core.batching import BatchingDisagg, BatchingMono, LatencyConfig, ReplicaPool
+from simlib.core.config import SimConfig
+from simlib.core.records import RequestRecords, cut_at
+from simlib.serving import catalog
+from simlib.serving.cluster import simulate
+from simlib.serving.deployment import Deployment, Disaggregated, Monolithic, Pool, TransferLink
+from simlib.serving.latency import latency_model
+from simlib.serving.table import LatencyTable
+from simlib.workload.requests import Requests
+
+TABLES = Path("results/latency")
+"""Where the workflow keeps tables of measured kernels."""
+
+
+def serve(requests: Requests, config: SimConfig, replicate: int = 0) -> RequestRecords:
+    """Serve `requests` by continuous batching with the deployment that `config` selects.
+
+    Without a drain, what happens at or after ``config.sim_seconds`` is not seen.
+    """
+    deployment = deployment_of(config.batching, config.latency)
+    seed = config.random_seed
+    if config.engine == "simpy":
+        from simlib.serving import twin  # imports SimPy, which the fast engine does without
+
+        records = twin.simulate(requests, deployment, random_seed=seed, replicate=replicate)
+    else:
+        records = simulate(requests, deployment, random_seed=seed, replicate=replicate)
+    return records if config.drain else cut_at(records, config.sim_seconds)
+
+
+def deployment_of(batching: BatchingMono | BatchingDisagg, latency: LatencyConfig) -> Deployment:
+    """Return the pools, with latency models and KV capacities, that a configuration names.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the catalog knows no such GPU or model, or the model does not fit.
+    """
+    if isinstance(batching, BatchingMono):
+        return Monolithic(_pool(batching.pool, latency), batching.first_token)
+    return Disaggregated(
+        prefill=_pool(batching.prefill, latency),
+        decode=_pool(batching.decode, latency),
+        link=TransferLink(**batching.link.to_dict()),
+    )
+
+
+def _pool(pool: ReplicaPool, latency: LatencyConfig) -> Pool:
+    table = TABLES / latency.table_name(pool) if latency.kind == "aiconfigurator" else None
+    if pool.kv_capacity_tokens is not None:
+        capacity = pool.kv_capacity_tokens
+    elif table is not None:
+        capacity = LatencyTable.read(table).kv_capacity_tokens
+    else:
+        model, gpu = catalog.model(latency.model), catalog.gpu(pool.gpu)
+        capacity = catalog.kv_capacity_tokens(
+            model, gpu, pool.tensor_parallel, precision=latency.precision
+        )
+    return Pool(
+        latency=latency_model(
+            latency.kind,
+            model=latency.model,
+            gpu=pool.gpu,
+            tensor_parallel=pool.tensor_parallel,
+            precision=latency.precision,
+            table=table,
+            step_overhead_s=latency.step_overhead_s,
+            sequence_overhead_s=latency.sequence_overhead_s,
+        ),
+        kv_capacity_tokens=capacity,
+        replicas=pool.replicas,
+        max_batch_tokens=pool.max_batch_tokens,
+        max_batch_size=pool.max_batch_size,
+        policy=pool.policy,
+        discipline=pool.discipline,
+        router=pool.router,
+    )

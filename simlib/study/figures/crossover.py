@@ -1,0 +1,217 @@
+"""Who wins where: a map over two swept factors, with the line where the winner changes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+
+from simlib.study.figures.axes import heading, styles_of
+from simlib.study.figures.data import Factor, Line, Place, StudyData, lines_at, number
+from simlib.study.figures.difference import candidate_styles, line_unstable
+from simlib.study.figures.layout import LegendEntry, Margins, make_sheet, text_width
+from simlib.study.figures.style import STATISTICS, axis_label, level_phrase, level_text, shortened
+from simlib.study.figures.ttft import pages
+
+PANELS = ("mean_ttft_s", "p99_ttft_s")
+NO_DIFFERENCE = "#f2f2f2"
+CELLS_WITH_TEXT = 150
+_BELOW = 0.2
+"""How far below the middle of its row a crossing is drawn, to leave the text readable."""
+
+
+def crossover_figures(data: StudyData) -> Iterator[tuple[str, Figure]]:
+    """Yield the figure's name and the figure; nothing if the study asks for no map."""
+    if data.crossover is None or data.compare is None or not data.comparison:
+        return
+    x, y = data.factor(data.crossover["x"]), data.factor(data.crossover["y"])
+    taken = (x.name, y.name, data.compare["factor"])
+    others = [f for f in data.factors if f.name not in taken and len(f.levels) > 1]
+    places: list[Place] = [
+        {**dict(zip([f.name for f in others], levels, strict=True)), "": candidate}
+        for levels in itertools.product(*(f.levels for f in others))
+        for candidate in data.candidates()
+    ]
+    for suffix, page in pages(places, 4):
+        yield f"crossover_map{suffix}", _page(data, x, y, page)
+
+
+def _page(data: StudyData, x: Factor, y: Factor, places: list[Place]) -> Figure:
+    assert data.compare is not None
+    factor = data.compare["factor"]
+    baseline = level_text(factor, data.compare["baseline"])
+    y_texts = [shortened(level_text(y.name, level)) for level in y.levels]
+    label = "\n".join(textwrap.wrap(axis_label(y.name), 24))
+    panel = (min(max(0.56 * len(x.levels), 2.4), 5.5), min(max(0.36 * len(y.levels), 1.7), 4.0))
+    several = len(data.candidates()) > 1
+    titles = []
+    for place in places:
+        words = [level_phrase(name, level) for name, level in place.items() if name]
+        if several:
+            words.append(f"{level_text(factor, place[''])} against {baseline}")
+        titles.append(", ".join(words))
+    sheet = make_sheet(
+        [len(PANELS)] * len(places),
+        panel,
+        heading(
+            data,
+            "Who has the lower TTFT; in each cell the ratio to " + baseline,
+            extra="significant at a family-wise 5% (Holm)",
+        ),
+        row_titles=titles,
+        panel_titles=[[f"{STATISTICS[statistic]} TTFT" for statistic in PANELS]],
+        legend=_legend(data),
+        margins=Margins(
+            left=max(text_width(text, 8.0) for text in y_texts) + 0.45 + 0.16 * label.count("\n"),
+            between_x=0.3,
+            bottom=0.52,
+        ),
+    )
+    for row, place in enumerate(places):
+        for column, statistic in enumerate(PANELS):
+            ax = sheet.axes[row][column]
+            _draw_map(ax, data, x, y, place, statistic)
+            ax.set_yticks(range(len(y.levels)), y_texts if column == 0 else [""] * len(y_texts))
+            if row == len(places) - 1:
+                ax.set_xlabel(axis_label(x.name))
+            if column == 0:
+                ax.set_ylabel(label)
+    return sheet.figure
+
+
+def _pale(color: str) -> tuple[float, float, float]:
+    red, green, blue = (0.42 * part + 0.58 for part in to_rgb(color))
+    return red, green, blue
+
+
+def _legend(data: StudyData) -> list[LegendEntry]:
+    assert data.compare is not None
+    factor, baseline = data.compare["factor"], data.compare["baseline"]
+    entries = [LegendEntry(Patch(facecolor=_pale(_baseline_color(data))),
+                           f"{level_text(factor, baseline)} faster")]  # fmt: skip
+    entries += [
+        LegendEntry(Patch(facecolor=_pale(style.color)), f"{level_text(factor, level)} faster")
+        for _, level, style in candidate_styles(data)
+    ]
+    grey = Patch(facecolor=NO_DIFFERENCE, hatch="////", edgecolor="#bbbbbb", linewidth=0)
+    entries.append(LegendEntry(grey, "no significant difference"))
+    if any(line_unstable(line) for line in data.comparison):
+        hollow = Patch(facecolor="white", edgecolor="#999999", linestyle=(0, (2, 1.5)))
+        entries.append(LegendEntry(hollow, "some side unstable"))
+    if any(math.isfinite(number(line, "crossover")) for line in data.crossings):
+        line = Line2D([], [], color="black", marker="|", markersize=7, linewidth=1.3)
+        entries.append(LegendEntry(line, "crossover, 95% interval"))
+    return entries
+
+
+def _baseline_color(data: StudyData) -> str:
+    assert data.compare is not None
+    index = list(map(str, data.series())).index(str(data.compare["baseline"]))
+    return styles_of(data)[index].color
+
+
+def _draw_map(
+    ax: Axes, data: StudyData, x: Factor, y: Factor, place: Place, statistic: str
+) -> None:
+    candidate = place[""]
+    where = {name: level for name, level in place.items() if name}
+    color = {str(level): style.color for _, level, style in candidate_styles(data)}
+    columns = sorted(x.levels)
+    # crossings pass below the cells' texts
+    raised = 0.17 if any(math.isfinite(number(c, "crossover")) for c in data.crossings) else 0.0
+    with_text = len(columns) * len(y.levels) <= CELLS_WITH_TEXT
+    for row, y_level in enumerate(y.levels):
+        for column, x_level in enumerate(columns):
+            here = {**where, x.name: x_level, y.name: y_level}
+            found = lines_at(data.comparison, here, statistic=statistic, candidate=str(candidate))
+            line = next(found, None)
+            if line is None:
+                continue
+            winners = {"faster": color[str(candidate)], "slower": _baseline_color(data)}
+            _draw_cell(ax, column, row, line, winners, with_text=with_text, raised=raised)
+    _draw_crossings(ax, data, columns, y, where, str(candidate), statistic)
+    ax.set_xlim(-0.5, len(columns) - 0.5)
+    ax.set_ylim(-0.5, len(y.levels) - 0.5)
+    ax.set_xticks(range(len(columns)), [level_text(x.name, level) for level in columns])
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+
+
+def _draw_cell(
+    ax: Axes,
+    column: int,
+    row: int,
+    line: Line,
+    winners: dict[str, str],
+    *,
+    with_text: bool,
+    raised: float,
+) -> None:
+    style: dict[str, Any] = {"edgecolor": "white", "linewidth": 1.0}
+    verdict = line["verdict"]
+    if line_unstable(line):
+        style = {"facecolor": "white", "edgecolor": "#999999", "linestyle": (0, (2, 1.5)),
+                 "linewidth": 0.8}  # fmt: skip
+    elif verdict in winners:
+        style["facecolor"] = _pale(winners[verdict])
+    else:
+        style |= {"facecolor": NO_DIFFERENCE, "hatch": "////", "edgecolor": "#cccccc"}
+    inset = 0.47 if line_unstable(line) else 0.5
+    ax.add_patch(Rectangle((column - inset, row - inset), 2 * inset, 2 * inset, **style))
+    ratio = number(line, "ratio")
+    if with_text and math.isfinite(ratio):
+        text = f"{ratio:.2f}" if ratio < 10 else f"{ratio:.3g}"
+        text = "–" if line_unstable(line) else text
+        ax.text(column, row + raised, text, ha="center", va="center", fontsize=7.5, color="#222222")
+
+
+def _draw_crossings(
+    ax: Axes,
+    data: StudyData,
+    columns: list[Any],
+    y: Factor,
+    where: Place,
+    candidate: str,
+    statistic: str,
+) -> None:
+    """Draw each crossing with its interval, joined along y where there is one per level."""
+    joined: list[tuple[float, float]] = []
+    for row, level in enumerate(y.levels):
+        here = {**where, y.name: level}
+        lines = [
+            line
+            for line in lines_at(data.crossings, here, statistic=statistic, candidate=candidate)
+            if math.isfinite(number(line, "crossover"))
+        ]
+        for line in lines:
+            place = _between(number(line, "crossover"), columns)
+            low, high = (number(line, f"crossover_{end}") for end in ("low", "high"))
+            if math.isfinite(low) and math.isfinite(high):
+                reach = (_between(low, columns), _between(high, columns))
+                ax.hlines(row - _BELOW, *reach, color="black", linewidth=1.3, zorder=4)
+            ax.plot(
+                [place, place],
+                [row - _BELOW - 0.16, row - _BELOW + 0.16],
+                color="black",
+                linewidth=1.3,
+                zorder=4,
+            )
+        single = _between(number(lines[0], "crossover"), columns) if len(lines) == 1 else math.nan
+        joined.append((single, row - _BELOW))
+    ax.plot([x for x, _ in joined], [row for _, row in joined], color="black", linewidth=1.0,
+            zorder=4)  # fmt: skip
+
+
+def _between(value: float, levels: list[Any]) -> float:
+    """Return where a value of x lies among the equally wide cells of its levels."""
+    clipped = min(max(value, levels[0]), levels[-1])
+    return float(np.interp(clipped, levels, np.arange(len(levels))))

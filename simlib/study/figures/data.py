@@ -1,0 +1,259 @@
+"""What figures read: a study's points with their table lines, and the role of each factor."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simlib.errors import InvalidParameterError
+
+Line = dict[str, str]
+"""A line of a table: text by column."""
+UNSTABLE = "unstable"
+
+
+def level_key(value: Any) -> str | None:
+    """Return one spelling for a level, be it from study.json or from a table; None if absent."""
+    if value is None or (isinstance(value, str) and value == ""):
+        return None
+    try:
+        # tables keep nine digits
+        return str(value) if isinstance(value, bool) else f"{float(value):.9g}"
+    except ValueError:
+        return str(value)
+
+
+def number(line: Mapping[str, str], column: str) -> float:
+    """Return a table's number, NaN where it is empty or there is no such column."""
+    text = line.get(column, "")
+    return float(text) if text else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A swept factor and its levels, in the order of the study file."""
+
+    name: str
+    levels: tuple[Any, ...]
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the levels are numbers, and so have an axis."""
+        return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.levels)
+
+    @property
+    def slug(self) -> str:
+        """The name, fit for a file's name."""
+        return "".join(c if c.isalnum() else "_" for c in self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A row of the study: where it stands, its simulation, and its line of summary.csv."""
+
+    coordinates: dict[str, str | None]
+    config: dict[str, Any]
+    point_id: str
+    line: Line
+
+    @property
+    def unstable(self) -> bool:
+        """Whether its waits grow without end, so that its numbers only say how long it ran."""
+        return self.line["stability"] == UNSTABLE
+
+    @property
+    def undetermined(self) -> bool:
+        """Whether the run was too short to tell."""
+        return self.line["stability"] not in ("stable", UNSTABLE)
+
+    def value(self, column: str) -> float:
+        """Return a number of its line, NaN where there is none."""
+        return number(self.line, column)
+
+
+Place = dict[str, Any]
+"""A level by factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyData:
+    """All that the figures of a study show."""
+
+    name: str
+    title: str
+    factors: tuple[Factor, ...]
+    points: tuple[Point, ...]
+    compare: dict[str, Any] | None
+    crossover: dict[str, str] | None
+    comparison: tuple[Line, ...]
+    attribution: tuple[Line, ...]
+    crossings: tuple[Line, ...]
+    requests: Path | None
+    x: Factor | None
+    """The factor along the horizontal axis; None if nothing is swept."""
+    colour: Factor | None
+    """The factor that lines and bars differ in; it may be `x`."""
+    facets: tuple[Factor, ...]
+    """The others: a row of panels for each combination."""
+
+    @classmethod
+    def read(cls, study_path: Path, tables: Path) -> StudyData:
+        """Read study.json and the tables that are there."""
+        study = json.loads(study_path.read_text(encoding="utf-8"))
+        summary = _read_csv(tables / "summary.csv")
+        found = [line["point_id"] for line in summary]
+        wanted = [row["point_id"] for row in study["rows"]]
+        if found != wanted:
+            raise InvalidParameterError(
+                "summary.csv", f"{len(found)} lines", "a line for each row of the study, in order",
+                str(tables),
+            )  # fmt: skip
+        factors = tuple(Factor(f["name"], tuple(f["levels"])) for f in study["factors"])
+        requests = tables / "requests.parquet"
+        # tables of a comparison that the study no longer makes may still lie there
+        compare, crossover = study["compare"], study["crossover"]
+        x, colour, facets = _roles(factors, compare, crossover)
+        return cls(
+            name=study["name"],
+            title=study["title"],
+            factors=factors,
+            points=tuple(
+                Point(
+                    {name: level_key(level) for name, level in row["coordinates"].items()},
+                    row["config"],
+                    row["point_id"],
+                    line,
+                )
+                for row, line in zip(study["rows"], summary, strict=True)
+            ),
+            compare=compare,
+            crossover=crossover,
+            comparison=_read_csv(tables / "comparison.csv") if compare else (),
+            attribution=_read_csv(tables / "attribution.csv") if compare else (),
+            crossings=_read_csv(tables / "crossover.csv") if crossover else (),
+            requests=requests if study["requests_table"] and requests.is_file() else None,
+            x=x,
+            colour=colour,
+            facets=facets,
+        )
+
+    def factor(self, name: str) -> Factor:
+        """Return a factor by its name."""
+        return next(factor for factor in self.factors if factor.name == name)
+
+    def series(self) -> tuple[Any, ...]:
+        """Return the levels that lines differ in; one nameless level if none is swept."""
+        return self.colour.levels if self.colour else (None,)
+
+    def x_levels(self) -> tuple[Any, ...]:
+        """Return the levels along the horizontal axis; one nameless level if none is swept."""
+        return self.x.levels if self.x else (None,)
+
+    def places(self) -> list[Place]:
+        """Return the combinations of the facets' levels that have a point; at least one."""
+        combinations = itertools.product(*(factor.levels for factor in self.facets))
+        names = [factor.name for factor in self.facets]
+        places = [dict(zip(names, levels, strict=True)) for levels in combinations]
+        return [place for place in places if any(agrees(p.coordinates, place) for p in self.points)]
+
+    def point(self, place: Place, series: Any, x: Any) -> Point | None:
+        """Return the point of a series at a level of x; None if the grid has none there."""
+        where = self.where(place, series, x)
+        return next((p for p in self.points if agrees(p.coordinates, where)), None)
+
+    def where(self, place: Place, series: Any, x: Any) -> Place:
+        """Return the full place of a panel, a series and a level of x."""
+        where = dict(place)
+        if self.x is not None:
+            where[self.x.name] = x
+        if self.colour is not None:
+            if self.colour is self.x and series != x:
+                return {**where, self.colour.name: ""}  # each level stands at its own place only
+            where[self.colour.name] = series
+        return where
+
+    def candidates(self) -> tuple[Any, ...]:
+        """Return the levels that are compared with the baseline."""
+        if self.compare is None:
+            return ()
+        baseline = level_key(self.compare["baseline"])
+        levels = self.factor(self.compare["factor"]).levels
+        return tuple(level for level in levels if level_key(level) != baseline)
+
+    def warnings(self) -> list[tuple[str, list[Any]]]:
+        """Return how the compared sides' hardware differs, and for which candidates."""
+        seen: dict[str, set[str]] = {}
+        for line in self.comparison:
+            if line["unfair"]:
+                seen.setdefault(line["unfair"], set()).add(line["candidate"])
+        names = self.candidates()
+        order = [level_key(level) for level in names]
+        return [
+            (what, [names[i] for i in sorted(order.index(level_key(c)) for c in who)])
+            for what, who in seen.items()
+        ]
+
+
+def agrees(coordinates: Mapping[str, str | None], place: Place) -> bool:
+    """Return whether a point stands at `place`: a factor that does not matter fits any level."""
+    for name, level in place.items():
+        if level == "":
+            return False
+        own = coordinates.get(name)
+        if own is not None and own != level_key(level):
+            return False
+    return True
+
+
+def lines_at(lines: Sequence[Line], place: Place, **equal: str) -> Iterator[Line]:
+    """Yield the table lines at `place` whose columns equal the given texts."""
+    for line in lines:
+        here = all(level_key(line.get(name)) in (None, level_key(v)) for name, v in place.items())
+        if here and all(level_key(line[name]) == level_key(v) for name, v in equal.items()):
+            yield line
+
+
+def representative(levels: Sequence[Any], most: int) -> list[Any]:
+    """Return at most `most` of the levels, evenly spread and with both ends."""
+    n = len(levels)
+    if n <= most:
+        return list(levels)
+    if most == 1:
+        return [levels[n // 2]]
+    return [levels[round(i * (n - 1) / (most - 1))] for i in range(most)]
+
+
+def _roles(
+    factors: tuple[Factor, ...], compare: Mapping[str, Any] | None, crossover: Any
+) -> tuple[Factor | None, Factor | None, tuple[Factor, ...]]:
+    """Return the factor along x, the one that colours tell apart, and the rest."""
+    by_name = {factor.name: factor for factor in factors}
+    colour = by_name[compare["factor"]] if compare else by_name.get("mode")
+    if colour is not None and not compare and len(colour.levels) == 1:
+        colour = None
+    rest = [factor for factor in factors if factor is not colour]
+
+    def suits_x(factor: Factor) -> tuple[bool, int, bool]:
+        return factor.numeric, len(factor.levels), factor.name.startswith("arrival.")
+
+    x = by_name[crossover["x"]] if crossover else max(rest, key=suits_x, default=None)
+    rest = [factor for factor in rest if factor is not x and len(factor.levels) > 1]
+    if colour is None and rest:
+        colour = max(rest, key=lambda factor: len(factor.levels))
+        rest.remove(colour)
+    if x is None or (len(x.levels) == 1 and colour is not None and not x.numeric):
+        x = colour
+    return x, colour, tuple(rest)
+
+
+def _read_csv(path: Path) -> tuple[Line, ...]:
+    if not path.is_file():
+        return ()
+    with path.open(encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file))

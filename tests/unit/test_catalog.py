@@ -1,0 +1,153 @@
+"""The catalog's numbers are sourced, right by independent checks, and give the KV capacity."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from simlib.errors import InvalidParameterError
+from simlib.serving import catalog
+
+
+def test_every_number_has_a_source():
+    sources = catalog.number_sources()
+    for name in catalog.gpu_names():
+        found = catalog.gpu(name)
+        for quantity in found.__dataclass_fields__:
+            if quantity != "name" and getattr(found, quantity) is not None:
+                assert len(sources[name, quantity]) > 10
+    for name in catalog.model_names():
+        assert re.search(r"arXiv:\d{4}\.\d{5}", sources[name, "*"])
+
+
+@pytest.mark.parametrize("name", catalog.model_names())
+def test_sizes_multiply_out_to_the_published_parameter_count(name):
+    model = catalog.model(name)
+    assert model.parameters == pytest.approx(model.published_parameters, rel=2e-3)
+    assert model.heads % model.kv_heads == 0
+
+
+@pytest.mark.parametrize("name", catalog.gpu_names())
+def test_gpu_numbers_are_in_si_units_of_plausible_size(name):
+    gpu = catalog.gpu(name)
+    assert 1e14 < gpu.dense_bf16_flops < 1e16
+    assert 2e11 < gpu.hbm_bytes_per_s < 1e13
+    assert 2e10 < gpu.hbm_bytes < 3e11
+    assert 2e10 < gpu.link_bytes_per_s < 1e12
+    if gpu.dense_fp8_flops is not None:
+        assert gpu.dense_fp8_flops == pytest.approx(2 * gpu.dense_bf16_flops, rel=0.02)
+
+
+def _published_configs() -> dict[str, dict[str, object]]:
+    core = pytest.importorskip("aiconfigurator_core", reason="the optional package is absent")
+    folder = Path(core.__file__).parent / "model_configs"
+    return {
+        path.name.removesuffix("_config.json").replace("--", "/"): json.loads(path.read_text())
+        for path in folder.glob("*_config.json")
+    }
+
+
+def test_sizes_equal_the_published_configurations_where_installed():
+    configs = _published_configs()
+    checked = 0
+    for name in ("Meta-Llama-3.1-8B", "Meta-Llama-3.1-70B", "Meta-Llama-3.1-405B"):
+        configs.setdefault(f"meta-llama/{name}", {})
+    for identifier, config in configs.items():
+        try:
+            model = catalog.model(identifier)
+        except InvalidParameterError:
+            continue
+        if not config:
+            continue
+        assert model.layers == config["num_hidden_layers"]
+        assert model.hidden == config["hidden_size"]
+        assert model.heads == config["num_attention_heads"]
+        assert model.kv_heads == config["num_key_value_heads"]
+        assert model.head_dim == config.get("head_dim", model.hidden // model.heads)
+        assert model.ffn == config["intermediate_size"]
+        assert model.vocab == config["vocab_size"]
+        assert model.tied_embedding == config["tie_word_embeddings"]
+        checked += 1
+    assert checked >= 4
+
+
+def test_gpu_numbers_agree_with_an_independent_collection_where_installed():
+    """Rates within 1 %, memory within 8 % (datasheets and drivers count it differently)."""
+    core = pytest.importorskip("aiconfigurator_core", reason="the optional package is absent")
+    checked = 0
+    for name in catalog.gpu_names():
+        path = Path(core.__file__).parent / "systems" / f"{name}.yaml"
+        if not path.exists():
+            continue
+        system, gpu = yaml.safe_load(path.read_text()), catalog.gpu(name)
+        other = system["gpu"]
+        assert gpu.dense_bf16_flops == pytest.approx(other["bfloat16_tc_flops"], rel=0.01)
+        assert gpu.hbm_bytes_per_s == pytest.approx(other["mem_bw"], rel=0.01)
+        assert gpu.hbm_bytes == pytest.approx(other["mem_capacity"], rel=0.08)
+        assert gpu.link_bytes_per_s == system["node"]["intra_node_bw"]
+        if gpu.dense_fp8_flops is not None:
+            assert gpu.dense_fp8_flops == pytest.approx(other["fp8_tc_flops"], rel=0.01)
+        checked += 1
+    assert checked >= 5
+
+
+def test_models_are_found_by_any_published_name_and_case():
+    names = ("llama-3.1-70b", "meta-llama/Meta-Llama-3.1-70B", "META-LLAMA/llama-3.1-70b")
+    assert len({catalog.model(name) for name in names}) == 1
+
+
+def test_unknown_names_are_refused_and_the_known_ones_listed():
+    with pytest.raises(InvalidParameterError, match=r"model must be one of .*qwen3-8b"):
+        catalog.model("gpt-5")
+    with pytest.raises(InvalidParameterError, match=r"gpu must be one of .*h100_sxm"):
+        catalog.gpu("tpu")
+    with pytest.raises(InvalidParameterError, match="precision"):
+        catalog.weight_bytes(catalog.model("qwen3-8b"), "int3")
+
+
+def test_kv_bytes_per_token_is_two_vectors_per_layer_and_head():
+    # 80 layers, 8 heads of 128 numbers, key and value, 2 bytes: 320 KiB
+    llama = catalog.model("llama-3.1-70b")
+    assert catalog.kv_bytes_per_token(llama) == 320 * 1024
+    assert catalog.kv_bytes_per_token(llama, 8) == 320 * 1024
+    assert catalog.kv_bytes_per_token(llama, kv_bytes=1) == 160 * 1024
+
+
+def test_kv_heads_are_replicated_when_there_are_more_gpus_than_heads():
+    model = replace(catalog.model("qwen3-8b"), kv_heads=4)
+    assert catalog.kv_bytes_per_token(model, 8) == 2 * catalog.kv_bytes_per_token(model, 4)
+
+
+def test_kv_capacity_follows_the_formula():
+    model, gpu = catalog.model("llama-3.1-70b"), catalog.gpu("h100_sxm")
+    room = 0.9 * gpu.hbm_bytes * 4 - catalog.weight_bytes(model) - 4 * 1e9
+    expected = int(room / (320 * 1024))
+    assert catalog.kv_capacity_tokens(model, gpu, 4, reserve_bytes=1e9) == expected
+    fp8 = catalog.kv_capacity_tokens(model, gpu, 4, precision="fp8", reserve_bytes=1e9)
+    freed = model.layer_parameters / (320 * 1024)
+    assert fp8 - expected == pytest.approx(freed, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"tensor_parallel": 1}, "tensor_parallel"),  # 141 GB of weights on 80 GB
+        ({"tensor_parallel": 0}, "tensor_parallel"),
+        ({"memory_fraction": 0.0}, "memory_fraction"),
+        ({"memory_fraction": 1.5}, "memory_fraction"),
+    ],
+)
+def test_a_deployment_without_room_for_a_token_is_refused(changes, name):
+    arguments = {"tensor_parallel": 4, **changes}
+    model, gpu = catalog.model("llama-3.1-70b"), catalog.gpu("h100_sxm")
+    with pytest.raises(InvalidParameterError, match=name):
+        catalog.kv_capacity_tokens(model, gpu, arguments.pop("tensor_parallel"), **arguments)
+
+
+def test_a_gpu_without_fp8_refuses_it():
+    with pytest.raises(InvalidParameterError, match="a100_sxm"):
+        catalog.gpu("a100_sxm").flops("fp8")
+    assert catalog.gpu("h100_sxm").flops("fp8") == 1979e12

@@ -1,0 +1,420 @@
+"""Figures of a study: which exist, what they mark, and that they are reproducible."""
+
+import csv
+import itertools
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from matplotlib import rc_context
+from matplotlib.colors import to_hex
+from matplotlib.image import imread
+
+from simlib.core.config import SimConfig
+from simlib.core.records import TTFT_PARTS
+from simlib.errors import InvalidParameterError
+from simlib.study.figures import write_figures
+from simlib.study.figures.data import StudyData, level_key
+from simlib.study.figures.difference import difference_figures
+from simlib.study.figures.style import STYLE, WARNING, level_text, series_styles
+from simlib.study.figures.ttft import ttft_figures
+from simlib.study.figures.write import KINDS
+
+STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+ALWAYS = {"ttft_parts", "utilization", "ttft_percentiles"}
+
+
+class Tables:
+    """A synthetic study in a folder: TTFT rises with every factor's level."""
+
+    def __init__(
+        self,
+        folder,
+        factors,
+        *,
+        compare=None,
+        crossover=None,
+        unstable=lambda where: False,
+        unfair="",
+        requests=False,
+        missing=(),
+        lower_bounds="",
+    ):
+        self.study = folder / "study.json"
+        self.tables = folder / "tables"
+        self.output = folder / "figures"
+        self.tables.mkdir(parents=True)
+        rows, summary = [], []
+        for levels in itertools.product(*factors.values()):
+            where = dict(zip(factors, levels, strict=True))
+            index = len(rows)
+            config = SimConfig(mode=where.get("mode", "mono")).to_dict()
+            if "arrival.rate_per_s" in where:
+                config["arrival"]["rate_per_s"] = where["arrival.rate_per_s"]
+            rows.append(
+                {"coordinates": where, "point_id": f"{index:016x}", "config": config,
+                 "replicates": 3, "precision_id": None}
+            )  # fmt: skip
+            verdict = "unstable" if unstable(where) else "stable"
+            summary.append(_summary_line(where, index, verdict, missing, lower_bounds))
+        _write(self.tables / "summary.csv", summary)
+        if compare:
+            self._compare(factors, compare, unstable, unfair)
+        if crossover:
+            _write(self.tables / "crossover.csv", _crossings(factors, compare, crossover))
+        if requests:
+            _write_requests(self.tables / "requests.parquet", summary)
+        study = {
+            "name": "synthetic",
+            "title": "A synthetic study",
+            "factors": [
+                {"name": name, "keys": [name], "levels": levels} for name, levels in factors.items()
+            ],
+            "rows": rows,
+            "compare": compare,
+            "crossover": crossover,
+            "precision": None,
+            "requests_table": requests,
+        }
+        self.study.write_text(json.dumps(study))
+
+    def _compare(self, factors, compare, unstable, unfair):
+        comparison, attribution = [], []
+        factor, baseline = compare["factor"], compare["baseline"]
+        others = {name: levels for name, levels in factors.items() if name != factor}
+        for candidate in factors[factor]:
+            if candidate == baseline:
+                continue
+            for i, levels in enumerate(itertools.product(*others.values())):
+                where = dict(zip(others, levels, strict=True))
+                head = {**where, "baseline": baseline, "candidate": candidate}
+                size = 0.1 * (i - 1)
+                sides = {
+                    f"{name}_stability": "unstable"
+                    if unstable({**where, factor: side})
+                    else "stable"
+                    for name, side in (("baseline", baseline), ("candidate", candidate))
+                }
+                verdict = "no significant difference" if i == 1 else "slower"
+                for statistic in STATISTICS:
+                    line = {**head, "statistic": f"{statistic}_ttft_s", "ratio": 1 + size}
+                    line |= _interval("difference_s", size)
+                    comparison.append({**line, "verdict": verdict, **sides, "unfair": unfair})
+                for part in (*TTFT_PARTS, "total"):
+                    share = size if part in ("decode_wait_s", "total") else 0.0
+                    attribution.append({**head, "part": part, **_interval("difference_s", share)})
+        _write(self.tables / "comparison.csv", comparison)
+        _write(self.tables / "attribution.csv", attribution)
+
+    def write(self):
+        return write_figures(self.study, self.tables, self.output)
+
+    def data(self):
+        return StudyData.read(self.study, self.tables)
+
+
+def _interval(name, value):
+    return {name: value, f"{name}_low": value - 0.03, f"{name}_high": value + 0.03}
+
+
+def _summary_line(where, index, verdict, missing, lower_bounds):
+    line = {**where, "point_id": f"{index:016x}", "replicates": 3, "stability": verdict,
+            "ttft_definition": "first_decode_step", "lower_bounds": lower_bounds}  # fmt: skip
+    pools = ("gpu",) if where.get("mode", "mono") == "mono" else ("prefill", "decode")
+    for pool in ("gpu", "prefill", "decode"):
+        line[f"utilization_{pool}"] = min(0.1 * (index + 1), 1.0) if pool in pools else ""
+    for rank, statistic in enumerate(STATISTICS):
+        name = f"{statistic}_ttft_s"
+        value = 0.1 * (index + 1) * (rank + 1)
+        line |= _interval(name, value)
+        if name in missing:
+            line |= dict.fromkeys((name, f"{name}_low", f"{name}_high"), "")
+    for part in TTFT_PARTS:
+        line[f"mean_{part}"] = 0.05 * (index + 1) if part.startswith("prefill") else 0.0
+    return line
+
+
+def _crossings(factors, compare, crossover):
+    return [
+        {crossover["y"]: level, "baseline": compare["baseline"], "candidate": candidate,
+         "statistic": f"{statistic}_ttft_s", "along": crossover["x"],
+         "crossover": 1.5, "crossover_low": 1.2, "crossover_high": 1.8}
+        for level in factors[crossover["y"]]
+        for candidate in factors[compare["factor"]]
+        if candidate != compare["baseline"]
+        for statistic in ("mean", "p99")
+    ]  # fmt: skip
+
+
+def _write_requests(path, summary):
+    n = 50
+    times = np.linspace(0.01, 1.0, n)
+    tables = [
+        pa.table(
+            {
+                "point_id": pa.array([line["point_id"]] * n).dictionary_encode(),
+                "in_window": np.arange(n) > 4,
+                "status": np.zeros(n, np.int8),
+                "arrival_s": np.arange(n, dtype=float),
+                "first_token_s": np.arange(n) + times * float(line["mean_ttft_s"]),
+            }
+        )
+        for line in summary
+    ]
+    pq.write_table(pa.concat_tables(tables), path)
+
+
+def _write(path, lines):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+RATES = {"mode": ["mono", "disagg"], "arrival.rate_per_s": [1, 2, 4]}
+MODES = {"factor": "mode", "baseline": "mono"}
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with rc_context(STYLE):
+        yield
+
+
+def stems(paths):
+    return {path.stem for path in paths}
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.texts]
+
+
+def marks(ax):
+    """Return the drawn points of a panel, without the lines between them."""
+    return [line for line in ax.lines if line.get_marker() not in ("None", "", None)]
+
+
+def hollow(ax):
+    return [mark for mark in marks(ax) if to_hex(mark.get_markerfacecolor()) == "#ffffff"]
+
+
+def test_every_figure_of_a_comparison_is_written_as_png_and_svg(tmp_path):
+    study = Tables(
+        tmp_path,
+        {**RATES, "sim_seconds": [600, 900]},
+        compare=MODES,
+        crossover={"x": "arrival.rate_per_s", "y": "sim_seconds"},
+        unstable=lambda where: where["arrival.rate_per_s"] == 4,
+        requests=True,
+    )
+    written = study.write()
+    assert stems(written) == ALWAYS | {
+        "ttft_vs_arrival_rate_per_s", "ttft_ecdf", "difference", "attribution", "crossover_map",
+    }  # fmt: skip
+    assert sorted(written) == sorted(study.output.iterdir())
+    assert {path.suffix for path in written} == {".png", ".svg"}
+    for path in written:
+        if path.suffix == ".png":
+            height, width, _ = imread(path).shape
+            assert min(height, width) > 200
+
+
+def test_equal_tables_give_equal_bytes_and_leave_no_other_folder(tmp_path):
+    modes = {"mode": ["mono", "disagg"]}
+    study = Tables(tmp_path, modes, compare=MODES, requests=True)
+    before = {path: path.read_bytes() for path in study.write()}
+    (study.output / "stale.svg").write_text("from an earlier study")
+    after = {path: path.read_bytes() for path in study.write()}
+    assert before == after
+    assert set(study.output.iterdir()) == set(after)  # the stale figure is gone
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["figures", "study.json", "tables"]
+
+
+def test_a_failed_drawing_leaves_the_old_figures(tmp_path):
+    study = Tables(tmp_path, {}, requests=True)
+    before = {path: path.read_bytes() for path in study.write()}
+    (study.tables / "requests.parquet").write_bytes(b"damaged")
+    with pytest.raises(pa.ArrowInvalid):
+        study.write()
+    assert {path: path.read_bytes() for path in study.output.iterdir()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["figures", "study.json", "tables"]
+
+
+def test_unstable_points_are_hollow_shaded_and_left_out_of_the_line(tmp_path):
+    def unstable(where):
+        return where["mode"] == "disagg" and where["arrival.rate_per_s"] == 4
+
+    study = Tables(tmp_path, RATES, compare=MODES, unstable=unstable)
+    ((_, figure),) = ttft_figures(study.data())
+    for ax in figure.axes:
+        assert [mark.get_xdata()[0] for mark in hollow(ax)] == [4]
+        assert len(marks(ax)) == 6
+        joined = [line for line in ax.lines if len(line.get_xdata()) == 3]
+        assert sorted(int(np.isnan(line.get_ydata()).sum()) for line in joined) == [0, 1]
+        assert len(ax.patches) == 1  # the shade, around x = 4
+        shade = ax.patches[0].get_extents().transformed(ax.transData.inverted())
+        assert 2 < shade.x0 < 4 < shade.x1
+
+
+def test_stable_points_are_neither_hollow_nor_shaded(tmp_path):
+    ((_, figure),) = ttft_figures(Tables(tmp_path, RATES, compare=MODES).data())
+    assert all(not hollow(ax) and not ax.patches for ax in figure.axes)
+
+
+def test_differences_mark_verdicts_and_instability(tmp_path):
+    study = Tables(
+        tmp_path, RATES, compare=MODES, unstable=lambda where: where["arrival.rate_per_s"] == 4
+    )
+    ((_, figure),) = difference_figures(study.data())
+    for ax in figure.axes:
+        by_rate = {mark.get_xdata()[0]: mark for mark in marks(ax)}
+        assert by_rate[2].get_marker() == "x"  # no significant difference
+        assert by_rate[1] not in hollow(ax)
+        assert hollow(ax) == [by_rate[4]]
+
+
+@pytest.mark.parametrize("unfair", ["", "GPUs differ: 4 against 6"])
+def test_unequal_hardware_is_said_in_red_on_every_figure(tmp_path, unfair):
+    study = Tables(
+        tmp_path,
+        {**RATES, "sim_seconds": [600, 900]},
+        compare=MODES,
+        crossover={"x": "arrival.rate_per_s", "y": "sim_seconds"},
+        unfair=unfair,
+        requests=True,
+    )
+    figures = [figure for kind in KINDS for _, figure in kind(study.data())]
+    assert len(figures) == 8
+    for figure in figures:
+        red = [text.get_text() for text in figure.texts if text.get_color() == WARNING]
+        assert red == ([f"UNEQUAL HARDWARE: {unfair} (disaggregated)"] if unfair else [])
+
+
+def test_the_heading_says_definition_window_replicates_and_confidence(tmp_path):
+    ((_, figure),) = ttft_figures(Tables(tmp_path, RATES, compare=MODES).data())
+    heading = " ".join(texts(figure)).replace("\u00a0", " ")
+    for words in ("A synthetic study", "end of the first decode step", "window 60–600 s",
+                  "3 replicates", "95% confidence intervals"):  # fmt: skip
+        assert words in heading
+
+
+def test_theory_is_drawn_on_the_mean_of_monolithic_serving_only(tmp_path):
+    ((_, figure),) = ttft_figures(Tables(tmp_path, RATES, compare=MODES).data())
+    dotted = [[line for line in ax.lines if line.get_linestyle() == ":"] for ax in figure.axes]
+    assert [len(lines) for lines in dotted] == [1, 0, 0, 0]
+    x, y = dotted[0][0].get_data()
+    assert (x[0], x[-1]) == (1, 4)
+    assert np.all(np.diff(y) > 0)
+    # at a low load, TTFT is little more than the mean prefill: about 600 tokens at 8,000/s
+    assert y[0] == pytest.approx(0.0757, rel=0.02)
+    assert "M/G/c, Lee–Longton approx." in [t.get_text() for t in figure.legends[0].get_texts()]
+
+
+def test_a_percentile_without_enough_samples_gets_a_note_instead_of_an_empty_panel(tmp_path):
+    study = Tables(tmp_path, RATES, compare=MODES, missing=("p99_ttft_s",))
+    ((_, figure),) = ttft_figures(study.data())
+    assert len(figure.axes) == 3
+    assert any("p99 everywhere" in text for text in texts(figure))
+
+
+def test_lower_bounds_are_marked(tmp_path):
+    study = Tables(tmp_path, RATES, lower_bounds="p99_ttft_s")
+    ((_, figure),) = ttft_figures(study.data())
+    arrows = [sum(text.get_text() == "↑" for text in ax.texts) for ax in figure.axes]
+    assert arrows == [0, 0, 0, 6]
+
+
+@pytest.mark.parametrize(
+    ("factors", "compare", "stem"),
+    [
+        ({}, None, "ttft"),
+        ({"arrival.rate_per_s": [1, 2]}, None, "ttft_vs_arrival_rate_per_s"),
+        ({"mode": ["mono", "disagg"], "arrival.rate_per_s": [3]}, MODES,
+         "ttft_vs_arrival_rate_per_s"),
+        ({"mode": ["mono", "disagg"]}, MODES, "ttft_vs_mode"),
+        ({"mode": ["mono", "disagg"], "engine": ["fast", "simpy"]}, MODES, "ttft_vs_engine"),
+        ({"random_seed": [1, 2, 3], "drain": [True, False]},
+         {"factor": "random_seed", "baseline": 1}, "ttft_vs_drain"),
+    ],
+)  # fmt: skip
+def test_any_shape_of_study_has_figures(tmp_path, factors, compare, stem):
+    data = Tables(tmp_path, factors, compare=compare, requests=True).data()
+    drawn = dict(figure for kind in KINDS for figure in kind(data))
+    expected = ALWAYS | {stem, "ttft_ecdf"} | ({"difference", "attribution"} if compare else set())
+    assert set(drawn) == expected
+    for figure in drawn.values():
+        assert all(ax.has_data() for ax in figure.axes)  # no empty panels
+
+
+def test_twelve_lines_look_different_and_are_all_in_the_legend(tmp_path):
+    names = [f"{n}P{13 - n}D" for n in range(1, 13)]
+    study = Tables(
+        tmp_path,
+        {"deployment": names, "arrival.rate_per_s": [1, 2]},
+        compare={"factor": "deployment", "baseline": "1P12D"},
+    )
+    ((_, figure),) = ttft_figures(study.data())
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert set(names) <= set(labels)
+    styles = series_styles(names, ordered=False)
+    assert len({(style.color, style.linestyle) for style in styles}) == 12
+    assert len({style.marker for style in styles}) == 12
+
+
+def test_many_places_are_spread_over_pages(tmp_path):
+    factors = {
+        **RATES, "prompt_tokens.mean": [5, 6, 7], "output_tokens.mean": [5, 6, 7],
+    }  # fmt: skip
+    figures = dict(ttft_figures(Tables(tmp_path, factors, compare=MODES).data()))
+    assert list(figures) == ["ttft_vs_arrival_rate_per_s_1", "ttft_vs_arrival_rate_per_s_2"]
+    assert sum(len(figure.axes) for figure in figures.values()) == 9 * 4
+
+
+def test_no_text_of_a_figure_lies_outside_it(tmp_path):
+    names = [f"a deployment with a long name, {n}" for n in range(12)]
+    study = Tables(
+        tmp_path,
+        {"deployment": names},
+        compare={"factor": "deployment", "baseline": names[0]},
+        unfair="GPUs differ: 4 against 6; prefill_tokens_per_s differ: 8000 against 16000",
+        requests=True,
+    )
+    for kind in KINDS:
+        for stem, figure in kind(study.data()):
+            figure.canvas.draw()
+            box = figure.bbox.padded(1)
+            drawn = [
+                text
+                for ax in figure.axes
+                for place, text in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+                if ax.get_xlim()[0] <= place <= ax.get_xlim()[1]
+            ]
+            for text in [*figure.texts, *figure.legends, *drawn]:
+                inside = text.get_window_extent()
+                assert box.x0 <= inside.x0, (stem, text)
+                assert inside.x1 <= box.x1, (stem, text)
+                assert box.y0 <= inside.y0, (stem, text)
+
+
+def test_tables_of_another_version_of_the_study_are_refused(tmp_path):
+    study = Tables(tmp_path, RATES, compare=MODES)
+    lines = (study.tables / "summary.csv").read_text().splitlines(keepends=True)
+    (study.tables / "summary.csv").write_text("".join(lines[:-1]))
+    with pytest.raises(InvalidParameterError, match=r"summary\.csv must be a line for each row"):
+        study.write()
+
+
+@pytest.mark.parametrize(
+    ("level", "in_table"),
+    [(1, "1"), (0.1 + 0.2, "0.3"), (25e9, "2.5e+10"), (True, "True"), ("1P3D", "1P3D"), (None, "")],
+)
+def test_levels_are_recognised_in_tables(level, in_table):
+    assert level_key(level) == level_key(in_table)
+
+
+def test_level_texts_are_short():
+    assert level_text("cluster_disagg.kv_bandwidth_bytes_per_s", 25e9) == "25G"
+    assert level_text("arrival.rate_per_s", 8000) == "8000"
+    assert level_text("mode", "disagg") == "disaggregated"
