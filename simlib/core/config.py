@@ -36,10 +36,12 @@ TOKEN_MODES = ("log", "real_mean_std", "p50_p90", "fixed", "exponential", "empir
 
 
 class ArrivalConfig(ConfigModel):
-    """When requests arrive: a Poisson process, or a trace replayed."""
+    """When requests arrive: a Poisson process, a trace replayed, or a closed loop."""
 
-    kind: Literal["poisson", "trace"] = "poisson"
-    """``poisson`` draws arrivals; ``trace`` replays the times and lengths of a file."""
+    kind: Literal["poisson", "trace", "closed_loop"] = "poisson"
+    """``poisson`` draws arrivals; ``trace`` replays the times and lengths of a file;
+    ``closed_loop`` keeps a number of requests in flight, as serving benchmarks do (with
+    ``serving: batching`` only)."""
     rate_per_s: PositiveFloat = 2.0
     """Mean arrival rate of ``poisson``, requests per second."""
     path: str | None = None
@@ -50,6 +52,11 @@ class ArrivalConfig(ConfigModel):
     """Start of the replayed window, seconds of the trace's own clock."""
     length_s: PositiveFloat | None = None
     """Length of the replayed window, seconds of the trace's own clock; default: to its end."""
+
+    concurrency: PositiveInt = 16
+    """``closed_loop``: requests in flight; each that ends lets the next one arrive."""
+    requests: PositiveInt = 10_000
+    """``closed_loop``: requests at hand; they must last until sim_seconds."""
 
     @model_validator(mode="after")
     def _trace_needs_path(self) -> Self:
@@ -214,6 +221,14 @@ class SimConfig(ConfigModel):
         if self.warmup_seconds >= self.sim_seconds:
             raise InvalidParameterError(
                 "warmup_seconds", self.warmup_seconds, f"< sim_seconds ({self.sim_seconds:g})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _closed_loops_batch(self) -> Self:
+        if self.arrival.kind == "closed_loop" and self.serving != "batching":
+            raise InvalidParameterError(
+                "serving", self.serving, "batching (arrival.kind: closed_loop)"
             )
         return self
 

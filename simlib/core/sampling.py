@@ -18,17 +18,22 @@ from simlib.workload.traces import load_trace, replay
 def sample_requests(config: SimConfig, replicate: int = 0) -> Requests:
     """Return all requests that arrive in [0, sim_seconds), in order of arrival.
 
+    For a closed loop, all requests at hand, with arrival times of 0.
+
     They depend on the seed, the replicate, the arrivals and the lengths, and on nothing of the
     deployment. A replayed trace does not depend on seed and replicate either.
     """
     if config.arrival.kind == "trace":
         return _replayed(config)
     seed = config.random_seed
-    arrival_s = poisson_arrivals(
-        config.arrival.rate_per_s,
-        config.sim_seconds,
-        generator(seed, replicate, Stream.ARRIVALS),
-    )
+    if config.arrival.kind == "closed_loop":
+        arrival_s = np.zeros(config.arrival.requests)  # the engine finds when each is sent
+    else:
+        arrival_s = poisson_arrivals(
+            config.arrival.rate_per_s,
+            config.sim_seconds,
+            generator(seed, replicate, Stream.ARRIVALS),
+        )
     n = len(arrival_s)
     return Requests(
         arrival_s=arrival_s,

@@ -118,6 +118,7 @@ def summarise(records: RequestRecords, config: SimConfig) -> dict[str, Any]:
         **percentiles("e2e", e2e[~np.isnan(e2e)]),
         "arrived": len(counted),
         **_status_counts(counted),
+        "preemptions": int(counted.preemptions.sum()),
         "throughput_rps": float(np.count_nonzero(finished_in_window)) / length_s,
         "elapsed_s": elapsed_s(records, config),
         # a sum over a pool that never idles may round to just above the whole

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 from simlib.core.batching import BatchingDisagg, BatchingMono, LatencyConfig, ReplicaPool
 from simlib.core.config import SimConfig
 from simlib.core.records import RequestRecords, cut_at
-from simlib.serving import catalog
-from simlib.serving.cluster import simulate
+from simlib.errors import InvalidParameterError
+from simlib.serving import catalog, cluster
 from simlib.serving.deployment import Deployment, Disaggregated, Monolithic, Pool, TransferLink
 from simlib.serving.latency import latency_model
 from simlib.serving.table import LatencyTable
@@ -24,14 +25,41 @@ def serve(requests: Requests, config: SimConfig, replicate: int = 0) -> RequestR
     Without a drain, what happens at or after ``config.sim_seconds`` is not seen.
     """
     deployment = deployment_of(config.batching, config.latency)
-    seed = config.random_seed
+    engine: ModuleType = cluster
     if config.engine == "simpy":
         from simlib.serving import twin  # imports SimPy, which the fast engine does without
 
-        records = twin.simulate(requests, deployment, random_seed=seed, replicate=replicate)
+        engine = twin
+    draws = {"random_seed": config.random_seed, "replicate": replicate}
+    records: RequestRecords
+    if config.arrival.kind == "closed_loop":
+        records = engine.simulate_closed_loop(
+            requests.prompt_tokens,
+            requests.output_tokens,
+            config.arrival.concurrency,
+            deployment,
+            **draws,
+        )
+        records = _sent_in_time(records, config)
     else:
-        records = simulate(requests, deployment, random_seed=seed, replicate=replicate)
+        records = engine.simulate(requests, deployment, **draws)
     return records if config.drain else cut_at(records, config.sim_seconds)
+
+
+def _sent_in_time(records: RequestRecords, config: SimConfig) -> RequestRecords:
+    """Return the requests that a closed loop sends before sim_seconds.
+
+    Later ones only keep the load up while these are served to their end.
+    """
+    last_s = float(records.arrival_s[-1])
+    if last_s < config.sim_seconds:
+        raise InvalidParameterError(
+            "arrival.requests",
+            config.arrival.requests,
+            f"enough to last until sim_seconds ({config.sim_seconds:g}); the last one was sent "
+            f"at {last_s:.1f} s",
+        )
+    return records.select(records.arrival_s < config.sim_seconds)
 
 
 def deployment_of(batching: BatchingMono | BatchingDisagg, latency: LatencyConfig) -> Deployment:

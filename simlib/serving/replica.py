@@ -246,15 +246,15 @@ class Replica:
             steps = 0
             if progress and request in progress:
                 steps = progress.pop(request)
-            if not ledger.prefill_end[request] <= now:
+            if not ledger.prefill_end[request] <= now:  # not yet stamped: NaN
                 ledger.prefill_end[request] = now
+                if self.timeline is not None and not (self.stamp_first or self.prefill_only):
+                    self.timeline.emitted(request, now)
             if self.prefill_only:
                 self.departed.append(request)
                 continue
             self.fixed_blocks -= -(-tokens // self.block)
             left = ledger.steps[request] - steps
-            if self.timeline is not None and not self.stamp_first and steps == 0:
-                self.timeline.emitted(request, now)
             if left == 0:
                 ledger.finish[request] = now
                 if self.watched:

@@ -388,8 +388,8 @@ def test_no_text_of_a_figure_lies_outside_it(tmp_path):
             drawn = [
                 text
                 for ax in figure.axes
-                for place, text in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
-                if ax.get_xlim()[0] <= place <= ax.get_xlim()[1]
+                for text in ax.get_xticklabels()
+                if ax.get_xlim()[0] <= text.get_position()[0] <= ax.get_xlim()[1]
             ]
             for text in [*figure.texts, *figure.legends, *drawn]:
                 inside = text.get_window_extent()

@@ -17,7 +17,7 @@ from simlib.study.figures.axes import heading
 from simlib.study.figures.bars import UNSTABLE_BAR, Panels, panels
 from simlib.study.figures.data import Line, Place, StudyData, lines_at, number
 from simlib.study.figures.layout import LegendEntry, Margins, make_sheet, text_width
-from simlib.study.figures.style import GREY, PARTS, level_text, seconds_text, shortened
+from simlib.study.figures.style import GREY, PARTS, level_text, seconds_text, shortened, side_text
 from simlib.study.figures.ttft import pages
 
 TOTAL = "total"
@@ -51,7 +51,7 @@ def _page(data: StudyData, grid: Panels, present: list[str]) -> Figure:
     ]
     if any(point.unstable for point in data.points):
         legend.append(LegendEntry(Patch(edgecolor=GREY, **UNSTABLE_BAR), "some side unstable"))
-    baseline = level_text(factor, data.compare["baseline"])
+    baseline = side_text(factor, data.compare["baseline"])
     sheet = make_sheet(
         grid.shape,
         panel,

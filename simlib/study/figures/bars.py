@@ -8,7 +8,7 @@ from typing import Any
 
 from simlib.study.figures.axes import place_title
 from simlib.study.figures.data import Place, Point, StudyData, representative
-from simlib.study.figures.style import factor_words, level_phrase, level_text, shortened
+from simlib.study.figures.style import axis_label, factor_words, level_phrase, level_text, shortened
 
 UNSTABLE_BAR: dict[str, Any] = {"facecolor": "white", "linestyle": (0, (2, 1.5)), "linewidth": 0.9}
 
@@ -72,3 +72,10 @@ def bar_names(data: StudyData) -> list[str]:
     if data.colour is None:
         return [level_text("mode", data.points[0].config["mode"])]
     return [shortened(level_text(data.colour.name, level)) for level in data.series()]
+
+
+def bar_notes(data: StudyData) -> list[str]:
+    """Return a note on what the bars' names are levels of, where the names do not say it."""
+    if data.colour is None or not data.colour.numeric:
+        return []
+    return [f"Bars: {axis_label(data.colour.name)}."]

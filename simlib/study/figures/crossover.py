@@ -19,7 +19,14 @@ from simlib.study.figures.axes import heading, styles_of
 from simlib.study.figures.data import Factor, Line, Place, StudyData, lines_at, number
 from simlib.study.figures.difference import candidate_styles, line_unstable
 from simlib.study.figures.layout import LegendEntry, Margins, make_sheet, text_width
-from simlib.study.figures.style import STATISTICS, axis_label, level_phrase, level_text, shortened
+from simlib.study.figures.style import (
+    STATISTICS,
+    axis_label,
+    level_phrase,
+    level_text,
+    shortened,
+    side_text,
+)
 from simlib.study.figures.ttft import pages
 
 PANELS = ("mean_ttft_s", "p99_ttft_s")
@@ -48,7 +55,7 @@ def crossover_figures(data: StudyData) -> Iterator[tuple[str, Figure]]:
 def _page(data: StudyData, x: Factor, y: Factor, places: list[Place]) -> Figure:
     assert data.compare is not None
     factor = data.compare["factor"]
-    baseline = level_text(factor, data.compare["baseline"])
+    baseline = side_text(factor, data.compare["baseline"])
     y_texts = [shortened(level_text(y.name, level)) for level in y.levels]
     label = "\n".join(textwrap.wrap(axis_label(y.name), 24))
     panel = (min(max(0.56 * len(x.levels), 2.4), 5.5), min(max(0.36 * len(y.levels), 1.7), 4.0))
@@ -97,9 +104,9 @@ def _legend(data: StudyData) -> list[LegendEntry]:
     assert data.compare is not None
     factor, baseline = data.compare["factor"], data.compare["baseline"]
     entries = [LegendEntry(Patch(facecolor=_pale(_baseline_color(data))),
-                           f"{level_text(factor, baseline)} faster")]  # fmt: skip
+                           f"{side_text(factor, baseline)} faster")]  # fmt: skip
     entries += [
-        LegendEntry(Patch(facecolor=_pale(style.color)), f"{level_text(factor, level)} faster")
+        LegendEntry(Patch(facecolor=_pale(style.color)), f"{side_text(factor, level)} faster")
         for _, level, style in candidate_styles(data)
     ]
     grey = Patch(facecolor=NO_DIFFERENCE, hatch="////", edgecolor="#bbbbbb", linewidth=0)

@@ -21,7 +21,14 @@ from simlib.study.figures.axes import (
 )
 from simlib.study.figures.data import UNSTABLE, Line, Place, StudyData, lines_at, number
 from simlib.study.figures.layout import LegendEntry, Margins, make_sheet
-from simlib.study.figures.style import GREY, STATISTICS, SeriesStyle, axis_label, level_text
+from simlib.study.figures.style import (
+    GREY,
+    STATISTICS,
+    SeriesStyle,
+    axis_label,
+    level_text,
+    side_text,
+)
 from simlib.study.figures.ttft import pages
 
 PANELS = ("mean_ttft_s", "p99_ttft_s")
@@ -60,7 +67,7 @@ def _page(data: StudyData, places: list[Place], shown: list[str]) -> Figure:
     panel = (3.9, 2.9) if big else (3.2, 2.1)
     assert data.compare is not None
     factor = data.compare["factor"]
-    baseline = level_text(factor, data.compare["baseline"])
+    baseline = side_text(factor, data.compare["baseline"])
     rows = [place_title(data, place) for place in places]
     depth, aside = axis.room(panel[0])
     sheet = make_sheet(

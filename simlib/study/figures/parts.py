@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from simlib.core.records import TTFT_PARTS
 from simlib.study.figures.axes import finite, heading
-from simlib.study.figures.bars import UNSTABLE_BAR, Panels, bar_names, panels, points_at
+from simlib.study.figures.bars import UNSTABLE_BAR, Panels, bar_names, bar_notes, panels, points_at
 from simlib.study.figures.data import Point, StudyData
 from simlib.study.figures.layout import LegendEntry, Margins, make_sheet, text_width
 from simlib.study.figures.style import GREY, PARTS, seconds_text
@@ -40,7 +40,11 @@ def _page(data: StudyData, grid: Panels, present: list[str]) -> Figure:
     sheet = make_sheet(
         grid.shape,
         panel,
-        heading(data, "Where the mean TTFT is spent", notes=[*grid.notes, *_notes(data)]),
+        heading(
+            data,
+            "Where the mean TTFT is spent",
+            notes=[*grid.notes, *bar_notes(data), *_notes(data)],
+        ),
         row_titles=grid.row_titles,
         panel_titles=grid.panel_titles,
         legend=handles,

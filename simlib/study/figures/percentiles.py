@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from simlib.study.figures.axes import finite, heading, stability_legend, styles_of
-from simlib.study.figures.bars import Panels, bar_names, panels, points_at
+from simlib.study.figures.bars import Panels, bar_names, bar_notes, panels, points_at
 from simlib.study.figures.data import Point, StudyData
 from simlib.study.figures.layout import LegendEntry, Margins, make_sheet
 from simlib.study.figures.style import STATISTICS, SeriesStyle
@@ -40,7 +40,7 @@ def _page(data: StudyData, grid: Panels, shown: list[str]) -> Figure:
         for index, (name, style) in enumerate(zip(bar_names(data), styles, strict=True))
     ]
     legend += stability_legend(data, shaded=False)
-    notes = [*grid.notes, *missing_notes(data, tuple(STATISTICS))]
+    notes = [*grid.notes, *bar_notes(data), *missing_notes(data, tuple(STATISTICS))]
     if any(point.unstable for point in data.points):
         notes.append("Unstable points have no bar: their TTFT grows with the length of the run.")
     sheet = make_sheet(
@@ -86,7 +86,9 @@ def _draw_panel(
                 continue
             x = group + (slot - (len(present) - 1) / 2) * width
             if point.unstable:
-                draw_marker(ax, x, 0.96 * top, style, unstable=True, undetermined=False)
+                draw_marker(
+                    ax, x, 0.96 * top if stable else value, style, unstable=True, undetermined=False
+                )
                 continue
             ax.bar(x, value, width * 0.94, **_face(style, index))
             low, high = point.value(f"{statistic}_low"), point.value(f"{statistic}_high")

@@ -171,6 +171,12 @@ def level_phrase(factor: str, level: Any) -> str:
     return f"{words} {level_text(factor, level)} {unit}".strip()
 
 
+def side_text(factor: str, level: Any) -> str:
+    """Return what a side of a comparison is called in a sentence: a bare number says nothing."""
+    is_name = isinstance(level, str)
+    return level_text(factor, level) if is_name else level_phrase(factor, level)
+
+
 def seconds_text(value_s: float) -> str:
     """Return a time for a label, three digits."""
     if value_s != 0 and abs(value_s) < 0.1:

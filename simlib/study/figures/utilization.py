@@ -52,7 +52,7 @@ def _page(data: StudyData, places: list[Place], pools: list[str]) -> Figure:
         grid = [[place] * len(columns) for place in places]
     panel = (4.4, 2.8) if len(columns) * len(places) == 1 else (2.9, 2.0)
     legend = [*series_legend(data), *stability_legend(data)]
-    if together:
+    if together and axis.numeric:  # on an axis of names, the points say their pool
         legend += [LegendEntry(Line2D([], [], color=GREY, linestyle=POOLS[p][1]), POOLS[p][0])
                    for p in pools]  # fmt: skip
     wrapped = together and len(places) > 1
