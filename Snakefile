@@ -4,10 +4,13 @@ import os
 import shlex
 import sys
 
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 from simlib.errors import InvalidParameterError
-from simlib.study.plan import Plan
+from simlib.study.lock import FolderInUseError
+from simlib.study.progress import show
+from simlib.study.session import start
 
 min_version("9.0")
 
@@ -21,12 +24,17 @@ shell.prefix(
 )
 
 try:
-    plan = Plan.of(config, results="results", source=workflow.basedir)
-except InvalidParameterError as error:
+    plan = start(
+        config,
+        results="results",
+        source=workflow.basedir,
+        main=workflow.is_main_process,
+    )
+except (InvalidParameterError, FolderInUseError, OSError) as error:
     sys.exit(f"error: {error}")
 
 if workflow.is_main_process:
-    plan.write()
+    show(logger, dryrun=workflow.output_settings.dryrun)
 
 
 wildcard_constraints:

@@ -96,7 +96,7 @@ def row_of(config: SimConfig, replicate: int) -> dict[str, Any]:
     return {
         "arrival_rate_per_s": config.arrival.rate_per_s,
         "prefill_tokens_per_s": config.cluster.prefill_tokens_per_s,
-        "total_gpus": config.cluster.total_gpus,
+        "total_gpus": config.deployment.total_gpus,
         "replicate": replicate,
         "rho": max(value for key, value in statistics.items() if key.startswith("rho_")),
         **statistics,

@@ -145,17 +145,10 @@ def warnings_about(
     config: SimConfig, statistics: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[str]:
     """Return what makes this comparison unequal or unsteady, in words; empty if nothing does."""
-    mono, disagg = config.cluster_mono, config.cluster_disagg
-    found = []
-    if mono.total_gpus != disagg.total_gpus:
-        found.append(
-            f"the deployments differ in GPUs: mono has {mono.total_gpus}, "
-            f"disagg has {disagg.total_gpus} ({disagg.prefill_gpus} + {disagg.decode_gpus})"
-        )
-    for rate in ("prefill_tokens_per_s", "decode_tokens_per_s"):
-        ours, theirs = getattr(mono, rate), getattr(disagg, rate)
-        if ours != theirs:
-            found.append(f"the GPUs differ in {rate}: mono {ours:g}, disagg {theirs:g}")
+    from simlib.study.comparison import unfairness
+
+    sides = [config.model_copy(update={"mode": mode}) for mode in ("mono", "disagg")]
+    found = [f"mono against disagg: {text}" for text in unfairness(*sides)]
     for mode, replicates in statistics.items():
         unstable = [one["stability_reason"] for one in replicates if one["stability"] == "unstable"]
         if unstable:
@@ -215,10 +208,11 @@ def _as_text(
 
     one = runs["mono"]
     samples = sum(statistics["num_samples"] for statistics in one)
-    mono, disagg = config.cluster_mono, config.cluster_disagg
+    gpus = {mode: config.model_copy(update={"mode": mode}).deployment for mode in runs}
+    pools = gpus["disagg"].gpus_by_pool
     heading = (
-        f"mono: {mono.total_gpus} GPUs; disagg: {disagg.prefill_gpus} prefill + "
-        f"{disagg.decode_gpus} decode GPUs\n"
+        f"mono: {gpus['mono'].total_gpus} GPUs; disagg: {pools['prefill']} prefill + "
+        f"{pools['decode']} decode GPUs\n"
         f"{samples} requests in {len(one)} replicate{'s' if len(one) > 1 else ''}, "
         f"the same on both sides; TTFT to {config.ttft_definition}"
     )

@@ -33,6 +33,7 @@ _LAZY = {
     "sweep-prefill": Lazy(
         "simlib.analysis.sweep_prefill:main", "TTFT percentiles over arrival and prefill rates."
     ),
+    "timeline": Lazy("simlib.cli.timeline:main", "Batches, KV cache and ITL over time."),
     "trace": Lazy("simlib.cli.trace:trace", "Make and inspect request traces."),
 }
 

@@ -12,6 +12,9 @@ from pydantic import Field, model_validator
 from simlib.core.validation import ConfigModel, NonNegativeFloat, PositiveFloat, PositiveInt
 from simlib.errors import InvalidParameterError
 
+BLOCK_TOKENS = 16
+"""Tokens of one block of KV cache."""
+
 
 class LatencyConfig(ConfigModel):
     """How long an iteration takes: the model served, and how its latency is computed."""
@@ -56,10 +59,32 @@ class ReplicaPool(ConfigModel):
         "round_robin"
     )
 
+    @model_validator(mode="after")
+    def _can_serve(self) -> Self:
+        if self.kv_capacity_tokens is not None and self.kv_capacity_tokens < BLOCK_TOKENS:
+            raise InvalidParameterError(
+                "kv_capacity_tokens",
+                self.kv_capacity_tokens,
+                f"at least one block of {BLOCK_TOKENS} tokens",
+            )
+        if self.policy == "chunked_prefill" and self.max_batch_tokens < self.max_batch_size:
+            raise InvalidParameterError(
+                "max_batch_tokens",
+                self.max_batch_tokens,
+                f">= max_batch_size ({self.max_batch_size}) with chunked_prefill",
+            )
+        return self
+
     @property
     def total_gpus(self) -> int:
         """GPUs of the pool."""
         return self.replicas * self.tensor_parallel
+
+
+class MonolithicPool(ReplicaPool):
+    """The pool of a monolithic deployment; by default two replicas, as many as disaggregated."""
+
+    replicas: PositiveInt = 2
 
 
 class LinkConfig(ConfigModel):
@@ -76,7 +101,7 @@ class LinkConfig(ConfigModel):
 class BatchingMono(ConfigModel):
     """One pool whose replicas do prefill and decode."""
 
-    pool: ReplicaPool = Field(default_factory=lambda: ReplicaPool(replicas=2))
+    pool: MonolithicPool = Field(default_factory=MonolithicPool)
     first_token: Literal["prefill", "decode"] = "prefill"
     """Which iteration emits the first token: the prefill's last, as vLLM does, or a decode."""
 

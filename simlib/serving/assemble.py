@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from simlib.core.batching import BatchingDisagg, BatchingMono, LatencyConfig, ReplicaPool
 from simlib.core.config import SimConfig
@@ -13,16 +14,24 @@ from simlib.serving import catalog, cluster
 from simlib.serving.deployment import Deployment, Disaggregated, Monolithic, Pool, TransferLink
 from simlib.serving.latency import latency_model
 from simlib.serving.table import LatencyTable
+from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
 
 TABLES = Path("results/latency")
 """Where the workflow keeps tables of measured kernels."""
 
 
-def serve(requests: Requests, config: SimConfig, replicate: int = 0) -> RequestRecords:
+def serve(
+    requests: Requests,
+    config: SimConfig,
+    replicate: int = 0,
+    *,
+    timeline: Timeline | None = None,
+) -> RequestRecords:
     """Serve `requests` by continuous batching with the deployment that `config` selects.
 
-    Without a drain, what happens at or after ``config.sim_seconds`` is not seen.
+    Without a drain, what happens at or after ``config.sim_seconds`` is not seen. A `timeline` is
+    filled by the fast engine only.
     """
     deployment = deployment_of(config.batching, config.latency)
     engine: ModuleType = cluster
@@ -30,7 +39,9 @@ def serve(requests: Requests, config: SimConfig, replicate: int = 0) -> RequestR
         from simlib.serving import twin  # imports SimPy, which the fast engine does without
 
         engine = twin
-    draws = {"random_seed": config.random_seed, "replicate": replicate}
+    draws: dict[str, Any] = {"random_seed": config.random_seed, "replicate": replicate}
+    if timeline is not None:
+        draws["timeline"] = timeline
     records: RequestRecords
     if config.arrival.kind == "closed_loop":
         records = engine.simulate_closed_loop(
@@ -71,12 +82,30 @@ def deployment_of(batching: BatchingMono | BatchingDisagg, latency: LatencyConfi
         If the catalog knows no such GPU or model, or the model does not fit.
     """
     if isinstance(batching, BatchingMono):
-        return Monolithic(_pool(batching.pool, latency), batching.first_token)
+        return Monolithic(
+            _pool_at("batching_mono.pool", batching.pool, latency), batching.first_token
+        )
     return Disaggregated(
-        prefill=_pool(batching.prefill, latency),
-        decode=_pool(batching.decode, latency),
+        prefill=_pool_at("batching_disagg.prefill", batching.prefill, latency),
+        decode=_pool_at("batching_disagg.decode", batching.decode, latency),
         link=TransferLink(**batching.link.to_dict()),
     )
+
+
+def _pool_at(section: str, pool: ReplicaPool, latency: LatencyConfig) -> Pool:
+    """Return the pool of a section of the configuration; errors name the key in full."""
+    try:
+        return _pool(pool, latency)
+    except InvalidParameterError as error:
+        if error.name in ReplicaPool.model_fields:
+            name = f"{section}.{error.name}"
+        elif error.name in LatencyConfig.model_fields:
+            name = f"latency.{error.name}"
+        elif error.name == latency.kind:  # no coefficients for this model on this GPU
+            name = f"latency.model on {section}"
+        else:
+            name = f"{section}: {error.name}"
+        raise InvalidParameterError(name, error.got, error.allowed, error.where) from None
 
 
 def _pool(pool: ReplicaPool, latency: LatencyConfig) -> Pool:

@@ -133,7 +133,7 @@ def simulate(
     *,
     random_seed: int = 0,
     replicate: int = 0,
-    classes: Classes = Classes(),
+    classes: Classes | None = None,
     timeline: Timeline | None = None,
 ) -> RequestRecords:
     """Simulate a run until every request has ended; equals `simlib.serving.twin` but faster.
@@ -161,6 +161,7 @@ def simulate(
     InvalidParameterError
         If a discipline lacks its column.
     """
+    classes = classes or Classes()
     run = _Run(requests, deployment, random_seed, replicate, classes, timeline)
     line = run.lane_lines()
     if line is not None:
@@ -294,7 +295,7 @@ class _Run:
             tokens = prompt[request] + steps[request]
             if not alike:
                 for replica in replicas:
-                    if replica.end <= now or replica.now < now:
+                    if replica.end <= now or (replica.end == inf and replica.now < now):
                         replica.advance(now)
                         if replica.departed:
                             self._left(replica, router)
@@ -431,7 +432,7 @@ class _Run:
         router = self.decode_router
         if not router.stateless and not self.closed:
             for replica in self.decode:
-                if replica.end <= now or replica.now < now:
+                if replica.end <= now or (replica.end == inf and replica.now < now):
                     replica.advance(now)
                     if replica.departed:
                         self._left(replica, router)

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
+from operator import mul
+
 
 def blocks_of(tokens: int, block_tokens: int) -> int:
     """Return the blocks that hold `tokens` tokens of one sequence (PagedAttention)."""
     return -(-tokens // block_tokens)
+
+
+@cache
+def _paddings(block_tokens: int) -> list[list[int]]:
+    """Return the unused tokens of a last block by (steps, phase), both modulo the block."""
+    return [
+        [-(phase + step) % block_tokens for phase in range(block_tokens)]
+        for step in range(block_tokens)
+    ]
 
 
 class GrowingBlocks:
@@ -15,10 +27,11 @@ class GrowingBlocks:
     later step follow in O(block_tokens), whatever the number of sequences.
     """
 
-    __slots__ = ("block_tokens", "by_phase", "sequences", "step", "tokens")
+    __slots__ = ("_paddings", "block_tokens", "by_phase", "sequences", "step", "tokens")
 
     def __init__(self, block_tokens: int) -> None:
         self.block_tokens = block_tokens
+        self._paddings = _paddings(block_tokens)
         self.by_phase = [0] * block_tokens
         """Sequences by (tokens held - steps done) modulo the block, constant while they decode."""
         self.sequences = 0
@@ -54,12 +67,9 @@ class GrowingBlocks:
     def blocks(self, steps_ahead: int = 0) -> int:
         """Return the blocks held once `steps_ahead` more steps are done: the exact number."""
         block = self.block_tokens
-        step = self.step + steps_ahead
-        padding = 0
-        for phase, count in enumerate(self.by_phase):
-            if count:
-                padding += count * (-(phase + step) % block)
-        return (self.tokens + steps_ahead * self.sequences + padding) // block
+        padding = self._paddings[(self.step + steps_ahead) % block]
+        unused = sum(map(mul, self.by_phase, padding))
+        return (self.tokens + steps_ahead * self.sequences + unused) // block
 
     def blocks_at_most(self, steps_ahead: int = 0) -> int:
         """Return an upper bound of `blocks`, in O(1)."""
@@ -81,9 +91,13 @@ class GrowingBlocks:
             return most
         # every sequence takes one block per `block_tokens` steps; then step by step
         cycles = max((free_blocks - self.blocks()) // self.sequences, 0)
-        steps = max(cycles * self.block_tokens, 1)
+        steps = cycles * self.block_tokens
         if steps >= most:
             return most
-        while steps < most and self.blocks(steps + 1) <= free_blocks:
+        held = self.blocks(steps)
+        while steps < most:
+            held += self.by_phase[-(self.step + steps) % self.block_tokens]
+            if held > free_blocks:
+                break
             steps += 1
-        return steps
+        return max(steps, 1)

@@ -40,6 +40,7 @@ class Replica:
 
     __slots__ = (
         "block",
+        "blocked",
         "capacity",
         "chunked",
         "departed",
@@ -100,6 +101,8 @@ class Replica:
         self.queue: deque[int] | OrderedQueue = deque() if self.in_order else OrderedQueue(keys)
         self.ready: deque[int] = deque()
         """Transferred requests that have not joined the batch."""
+        self.blocked = False
+        """Whether the first waiting KV cache found no room, and none was freed since."""
         self.unreserved = 0
         """Waiting requests whose KV cache has no room here yet."""
         self.progress: dict[int, int] = {}
@@ -204,6 +207,7 @@ class Replica:
         """End the running jump: tokens, completions, prefills done."""
         now = self.now = self.end
         self.end = inf
+        self.blocked = False
         growing = self.growing
         ledger = self.ledger
         if self.timeline is not None:
@@ -274,14 +278,14 @@ class Replica:
         preempted = False
         chunks: list[tuple[int, int]] = []
         if self.chunked:
-            if growing.sequences:
+            if growing.sequences and growing.blocks_at_most(1) > self.capacity - self.fixed_blocks:
                 preempted = self._make_room()
             if self.queue or self.partial is not None:
                 chunks = self._chunks(not preempted)
         else:
             if self.queue:
                 chunks = self._whole_prompts()
-            if growing.sequences and not chunks:
+            if not chunks and growing.sequences:
                 preempted = self._make_room()
         now = self.now
         batch = growing.sequences
@@ -334,9 +338,6 @@ class Replica:
     def _make_room(self) -> bool:
         """Preempt until the decodes can grow by one token; return whether any was preempted."""
         growing = self.growing
-        free = self.capacity - self.fixed_blocks
-        if growing.blocks_at_most(1) <= free:
-            return False
         preempted = False
         while growing.sequences and growing.blocks(1) > self.capacity - self.fixed_blocks:
             self._preempt_last()
@@ -369,6 +370,7 @@ class Replica:
             if request in self.fresh:
                 self.fresh.remove(request)
         ledger.preemptions[request] += 1
+        self.blocked = False
         queue = self.queue
         earlier = []
         if self.in_order:
@@ -459,8 +461,10 @@ class Replica:
 
     def reserve(self, time_s: float) -> list[int]:
         """Give waiting KV caches their blocks, in order; return those that can be transferred."""
-        queue = self.queue
         reserved: list[int] = []
+        if self.blocked:
+            return reserved
+        queue = self.queue
         growing = self.growing
         jump = self.jump if self.end != inf else 0
         begun = -1
@@ -471,6 +475,7 @@ class Replica:
                 if begun < 0:
                     begun = self.steps_begun(time_s)
                 if growing.blocks(begun) > free:
+                    self.blocked = True
                     break
             self.fixed_blocks += blocks
             self.unreserved -= 1

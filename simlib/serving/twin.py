@@ -548,10 +548,10 @@ def simulate(
     *,
     random_seed: int = 0,
     replicate: int = 0,
-    classes: Classes = Classes(),
+    classes: Classes | None = None,
 ) -> RequestRecords:
     """Simulate as `simlib.serving.cluster.simulate` does, one iteration after the other."""
-    twin = Twin(requests, deployment, random_seed, replicate, classes)
+    twin = Twin(requests, deployment, random_seed, replicate, classes or Classes())
     twin.send_all()
     twin.env.run()
     return twin.records(requests)

@@ -245,9 +245,10 @@ def essential(config: SimConfig) -> dict[str, Any]:
                 "length_s": arrival.length_s,
             }
         }
+    own = ("rate_per_s",) if arrival.kind == "poisson" else ("concurrency", "requests")
     return settings | {
         "random_seed": config.random_seed,
-        "arrival": {"kind": "poisson", "rate_per_s": arrival.rate_per_s},
+        "arrival": {"kind": arrival.kind, **{name: getattr(arrival, name) for name in own}},
         "prompt_tokens": _essential_lengths(config.prompt_tokens),
         "output_tokens": _essential_lengths(config.output_tokens),
     }

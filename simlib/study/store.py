@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +55,13 @@ def read_records(
         If the file is missing, damaged, or belongs to another point, replicate or model version.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            rows = file["records"]
-            meta = json.loads(file["meta"].item())
+        rows, meta = _members(path)
         records = RequestRecords(
             **{name: np.ascontiguousarray(rows[name]) for name in COLUMN_NAMES}
         )
     except FileNotFoundError:
         raise InvalidParameterError("result", str(path), "an existing file") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise InvalidParameterError(
             "result", str(path), f"an intact result file ({error}); delete it and run again"
         ) from None
@@ -74,3 +75,21 @@ def read_records(
                 str(path),
             )
     return records, meta
+
+
+_DAMAGE = (
+    OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError, SyntaxError, struct.error,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What reading a damaged archive may end with, by where it is damaged."""
+
+
+def _members(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the table and the provenance; checksums are compared before anything is parsed."""
+    with zipfile.ZipFile(path) as archive:
+        rows, meta = (
+            np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+            for name in ("records", "meta")
+        )
+    provenance: dict[str, Any] = json.loads(meta.item())
+    return rows, provenance

@@ -122,7 +122,7 @@ def _summary_line(row: MeasuredRow) -> dict[str, Any]:
         line[f"utilization_{pool}"] = measured.mean(f"utilization_{pool}")
     line["throughput_rps"] = measured.mean("throughput_rps")
     line["throughput_rps_per_gpu"] = line["throughput_rps"] / line["gpus"]
-    for count in ("arrived", "finished", "unfinished", "rejected"):
+    for count in ("arrived", "finished", "unfinished", "rejected", "preemptions"):
         line[count] = measured.total(count)
     line["ttft_definition"] = config.ttft_definition
     for statistic, interval in measured.intervals.items():

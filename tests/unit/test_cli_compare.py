@@ -133,7 +133,7 @@ def test_both_sides_see_the_same_requests() -> None:
 def test_unequal_gpu_counts_are_warned_of() -> None:
     result = invoke("--set", "cluster_mono.num_gpus=3", "--replicates", "1")
     assert result.exit_code == 0
-    assert "mono has 3, disagg has 4 (2 + 2)" in result.stderr
+    assert "mono against disagg: GPUs differ: 3 against 4" in result.stderr
     assert invoke("--replicates", "1").stderr == ""
 
 
@@ -147,7 +147,7 @@ def test_unequal_rates_and_unstable_sides_are_warned_of() -> None:
     )
     runs = {"disagg": [run_sim("disagg", config=config, drain=False)]}
     found = warnings_about(config, runs)
-    assert any("decode_tokens_per_s: mono 1000, disagg 2000" in text for text in found)
+    assert any("decode_tokens_per_s differ: 1000 against 2000" in text for text in found)
     assert any("disagg is unstable in 1 of 1" in text for text in found)
     assert any("lower bounds" in text for text in found)
 

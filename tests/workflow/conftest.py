@@ -28,6 +28,15 @@ STUDY: dict[str, Any] = {
 }
 
 
+def counted(output: str) -> Counter[str]:
+    """Return how many jobs of each rule a run says it ran."""
+    lines = re.findall(r"^ran (.*?)(?:; failed: .*)?; [^;]*$", output, re.MULTILINE)
+    ran: Counter[str] = Counter()
+    for count, rule in re.findall(r"(\d+) (\w+)", lines[0] if lines else ""):
+        ran[rule] += int(count)
+    return ran
+
+
 class Workspace:
     """A folder with a config.yaml."""
 
@@ -61,9 +70,7 @@ class Workspace:
         done = self.snakemake(*arguments)
         output = done.stdout + done.stderr
         assert done.returncode == 0, output[-4000:]
-        ran = Counter(re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", output, re.MULTILINE))
-        del ran["all"]
-        return ran
+        return counted(output)
 
     def results(self) -> dict[str, bytes]:
         """Return the bytes of every table."""

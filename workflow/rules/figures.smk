@@ -22,5 +22,7 @@ rule figures:
     message:
         "figures of study {wildcards.study}"
     shell:
-        "python -m simlib.cli.run study figures {input.study}"
-        " --tables results/studies/{wildcards.study}/tables --output {output} > {log} 2>&1"
+        "rm -f results/studies/{wildcards.study}/.figures-of;"
+        " python -m simlib.cli.run study figures {input.study}"
+        " --tables results/studies/{wildcards.study}/tables --output {output} > {log} 2>&1;"
+        " cat {input} > results/studies/{wildcards.study}/.figures-of"

@@ -5,6 +5,7 @@
 rule simulate:
     input:
         point=ancient("results/points/{point_id}/point.json"),
+        latency=lambda wildcards: ancient(plan.latency_tables(wildcards.point_id)),
     output:
         "results/points/{point_id}/r{replicate}.npz",
     log:
@@ -13,9 +14,12 @@ rule simulate:
         "results/benchmarks/points/{point_id}/r{replicate}.tsv"
     conda:
         "../../environment.yml"
+    # from the point's size; a retry may have twice the memory and time, then four times
     resources:
-        mem_mb=500,
-        runtime=10,
+        mem_mb=lambda wildcards, attempt: plan.memory_mb(wildcards.point_id)
+        * 2 ** (attempt - 1),
+        runtime=lambda wildcards, attempt: plan.minutes(wildcards.point_id)
+        * 2 ** (attempt - 1),
     message:
         "simulating point {wildcards.point_id}, replicate {wildcards.replicate}"
     shell:
@@ -42,3 +46,26 @@ rule replicate_until_precise:
     shell:
         "python -m simlib.cli.run study replicate {input.request}"
         " --results results --output {output} > {log} 2>&1"
+
+
+rule latency_table:
+    """Ask aiconfigurator once per model, GPU and tensor parallelism; jobs only read the table."""
+    output:
+        "results/latency/{model}/{gpu}_tp{tp}_{precision}.json",
+    log:
+        "results/logs/latency/{model}/{gpu}_tp{tp}_{precision}.log",
+    wildcard_constraints:
+        gpu="[a-z0-9_]+",
+        tp="[0-9]+",
+        precision="bf16|fp8",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    message:
+        "latencies of {wildcards.model} on {wildcards.tp} {wildcards.gpu}"
+    shell:
+        "python -m simlib.cli.run study latency-table --model {wildcards.model}"
+        " --gpu {wildcards.gpu} --tensor-parallel {wildcards.tp}"
+        " --precision {wildcards.precision} --output {output} > {log} 2>&1"

@@ -80,7 +80,7 @@ def _moments(config: dict[str, Any]) -> tuple[Moments, Moments] | None:
 
 
 def _mean_ttft_s(config: dict[str, Any]) -> float | None:
-    moments = _moments(config)
+    moments = _moments(config) if config["serving"] == "token_rate" else None
     if moments is None:
         return None
     prompt, output = moments

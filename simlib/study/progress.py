@@ -1,0 +1,145 @@
+"""Progress of a run that a person can read: jobs done, rate, time left, failures."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import re
+import sys
+import time
+from collections import Counter
+from typing import Any, TextIO
+
+EVERY_S = 60.0
+"""How often a line is written where there is no terminal, such as in a batch job's output."""
+
+
+class Progress(logging.Handler):
+    """Follows Snakemake's log events; one line, rewritten in place on a terminal.
+
+    Failures are told as they happen. At the end one line says how many jobs of each rule ran.
+    """
+
+    def __init__(self, stream: TextIO | None = None, clock: Any = time.monotonic) -> None:
+        super().__init__()
+        self.stream = stream or sys.stderr
+        self.clock = clock
+        self.terminal = self.stream.isatty()
+        self.rules: dict[int, str] = {}
+        self.finished: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.done = self.total = 0
+        self.started = self.written = self.clock()
+        atexit.register(self.summarise)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take note of one event; other messages are not ours."""
+        kind = _kind(record)
+        if kind == "job_info":
+            if not self.rules:
+                self.started = self.clock()  # the plan is made: from here on jobs take the time
+            self.rules[record.__dict__["jobid"]] = record.__dict__["rule_name"]
+        elif kind == "job_finished":
+            job = record.__dict__["job_id"]
+            self.finished[self.rules.get(job, "other")] += 1
+        elif kind == "job_error":
+            self._tell_failure(record.__dict__)
+        elif kind == "progress":
+            self.done, self.total = record.__dict__["done"], record.__dict__["total"]
+            now = self.clock()
+            if self.terminal:
+                if now - self.written >= 0.1 or self.done == self.total:
+                    self._rewrite(self.line())
+                    self.written = now
+            elif now - self.written >= EVERY_S:
+                self._write(self.line())
+                self.written = now
+
+    def line(self) -> str:
+        """Return where the run stands."""
+        spent = max(self.clock() - self.started, 1e-9)
+        rate = self.done / spent
+        left = duration((self.total - self.done) / rate) if rate > 0 else "unknown"
+        failures = sum(self.failed.values())
+        return (
+            f"{self.done}/{self.total} jobs, {rate:.3g}/s, {left} left"
+            + (f", {failures} failed" if failures else "")
+        )  # fmt: skip
+
+    def summarise(self) -> None:
+        """Say what ran, once, at the end."""
+        atexit.unregister(self.summarise)
+        ran = Counter({rule: n for rule, n in self.finished.items() if rule != "all"})
+        if not ran and not self.failed:
+            return
+        text = f"ran {listed(ran) or 'nothing to its end'}"
+        if self.failed:
+            text += f"; failed: {listed(self.failed)}"
+        if self.terminal:
+            self._rewrite("")
+        self._write(f"{text}; {duration(self.clock() - self.started)}")
+
+    def _tell_failure(self, event: dict[str, Any]) -> None:
+        rule = event.get("rule_name") or "job"
+        self.failed[rule] += 1
+        if self.terminal:
+            self._rewrite("")
+        logs = ", ".join(map(str, event.get("log") or ())) or "none"
+        self._write(f"FAILED {rule}: {', '.join(map(str, event.get('output') or ()))}; log: {logs}")
+        for path in event.get("log") or ():
+            for text in _last_lines(str(path)):
+                self._write(f"    {text}")
+
+    def _write(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def _rewrite(self, text: str) -> None:
+        self.stream.write(f"\r\x1b[K{text}")
+        self.stream.flush()
+
+
+_TOLD_BETTER = ("job_info", "job_finished", "job_error", "progress", "shellcmd")
+_CHATTER = re.compile(r"Select jobs to execute|Execute \d+ jobs|Assuming unrestricted|Using shell")
+
+
+def show(logger: logging.Logger, *, dryrun: bool = False) -> None:
+    """Show progress instead of Snakemake's lines on every job, which its log file keeps."""
+    if dryrun:
+        return
+    for handler in logger.handlers:
+        if handler.name == "DefaultStreamHandler":
+            handler.addFilter(_worth_showing)
+    logger.addHandler(Progress())
+
+
+def _worth_showing(record: logging.LogRecord) -> bool:
+    return _kind(record) not in _TOLD_BETTER and not _CHATTER.match(str(record.msg))
+
+
+def _kind(record: logging.LogRecord) -> str:
+    """Return the name of Snakemake's event that a record carries; empty for plain messages."""
+    event = getattr(record, "event", None)
+    return str(getattr(event, "value", event or ""))
+
+
+def listed(counts: Counter[str]) -> str:
+    """Return counts in words: ``8 simulate, 1 tables``."""
+    return ", ".join(f"{n} {rule}" for rule, n in sorted(counts.items(), key=lambda x: -x[1]))
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: ``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _last_lines(path: str, count: int = 3) -> list[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            return [line.rstrip() for line in file if line.strip()][-count:]
+    except OSError:
+        return []

@@ -1,0 +1,148 @@
+"""Which results of a folder can be used: damaged ones are found before anything reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from simlib.core.model_version import MODEL_VERSION
+from simlib.errors import InvalidParameterError
+from simlib.study.files import replacing
+from simlib.study.grid import ResolvedStudy, Row
+from simlib.study.store import read_records, result_path
+
+LEDGER = ".verified.json"
+"""In the results folder: size and time of the files that were found intact."""
+
+Condition = Literal["intact", "missing", "corrupt"]
+
+
+@dataclass
+class Verifier:
+    """Checks result files, each once: an intact one is read again only after it changed.
+
+    A file counts as unchanged while its size and its modification time in nanoseconds are the
+    same. Damage that leaves both alone is found when tables read the file; they refuse it and
+    remove the ledger, so that the next run checks every byte again.
+
+    Parameters
+    ----------
+    results : Path
+        The results folder.
+    trust_ledger : bool
+        False reads every file whole, whatever was found before.
+    """
+
+    results: Path
+    trust_ledger: bool = True
+    reasons: dict[Path, str] = field(default_factory=dict)
+    """Why a file is corrupt."""
+    _known: dict[str, list[int]] = field(default_factory=dict)
+    _seen: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.trust_ledger:
+            return
+        try:
+            ledger = json.loads((self.results / LEDGER).read_text(encoding="utf-8"))
+            if ledger["model_version"] == MODEL_VERSION:
+                self._known = dict(ledger["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # no ledger, or a damaged one: everything is checked
+
+    def replicate(self, point_id: str, replicate: int) -> Condition:
+        """Return whether a replicate's file is there and is what it claims to be."""
+        path = result_path(self.results, point_id, replicate)
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return "missing"
+        key, stamp = f"{point_id}/{replicate}", [status.st_size, status.st_mtime_ns]
+        if self._known.get(key) != stamp:
+            try:
+                read_records(path, point_id=point_id, replicate=replicate)
+            except InvalidParameterError as error:
+                self.reasons[path] = str(error)
+                return "corrupt"
+        self._seen[key] = stamp
+        return "intact"
+
+    def decision(self, row: Row) -> tuple[Condition, int]:
+        """Return the condition of the decision on a point's replicates, and their number."""
+        path = decision_path(self.results, row)
+        try:
+            decision = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return "missing", 0
+        except (OSError, ValueError) as error:
+            self.reasons[path] = str(error)
+            return "corrupt", 0
+        count = decision.get("replicates") if isinstance(decision, dict) else None
+        if not isinstance(count, int) or decision.get("point_id") != row.point_id:
+            self.reasons[path] = "it is of another point, or of none"
+            return "corrupt", 0
+        return "intact", count
+
+    def save(self) -> None:
+        """Write down what was found intact."""
+        if self._seen == self._known:
+            return
+        with replacing(self.results / LEDGER) as temporary:
+            data = {"model_version": MODEL_VERSION, "files": self._seen}
+            temporary.write_text(json.dumps(data), encoding="utf-8")
+
+
+def decision_path(results: Path, row: Row) -> Path:
+    """Return where the decision on a point's number of replicates is kept."""
+    return results / "precision" / f"{row.precision_id()}.json"
+
+
+@dataclass
+class Inventory:
+    """The files that studies want, by condition."""
+
+    intact: list[Path] = field(default_factory=list)
+    missing: list[Path] = field(default_factory=list)
+    corrupt: dict[Path, str] = field(default_factory=dict)
+    """Why, by file."""
+    undone: list[Path] = field(default_factory=list)
+    """Intact decisions on replicates of which some are missing or corrupt now."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the file names by condition, for JSON."""
+        return {
+            "complete": [str(path) for path in self.intact],
+            "missing": [str(path) for path in self.missing],
+            "corrupt": {str(path): reason for path, reason in self.corrupt.items()},
+        }
+
+
+def take_inventory(studies: Iterable[ResolvedStudy], verifier: Verifier) -> Inventory:
+    """Check every simulation result that `studies` want."""
+    found: dict[Path, Condition] = {}
+    undone: list[Path] = []
+    results = verifier.results
+    for row in (row for study in studies for row in study.rows):
+        count = row.replicates
+        if row.precision is not None:
+            path = decision_path(results, row)
+            found[path], count = verifier.decision(row)
+        whole = True
+        for replicate in range(count):
+            file = result_path(results, row.point_id, replicate)
+            if file not in found:
+                found[file] = verifier.replicate(row.point_id, replicate)
+            whole = whole and found[file] == "intact"
+        if row.precision is not None and found[path] == "intact" and not whole:
+            undone.append(path)
+    return Inventory(
+        intact=[path for path, condition in found.items() if condition == "intact"],
+        missing=[path for path, condition in found.items() if condition == "missing"],
+        corrupt={
+            p: verifier.reasons[p] for p, condition in found.items() if condition == "corrupt"
+        },
+        undone=undone,
+    )

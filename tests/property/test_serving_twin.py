@@ -1,0 +1,228 @@
+"""The jumping engine equals the step-by-step SimPy twin, request by request."""
+
+import numpy as np
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from simlib.serving import twin as stepwise
+from simlib.serving.cluster import Classes, pools_of, simulate, simulate_closed_loop
+from simlib.serving.deployment import Disaggregated, Monolithic, Pool, TransferLink
+from simlib.serving.linear import LinearLatency
+from simlib.serving.timeline import Timeline
+from simlib.workload.requests import Requests
+
+ROUTERS = ("round_robin", "random", "least_requests", "least_tokens", "power_of_two")
+
+
+def dyadic(power, low, high):
+    """Multiples of a power of two: sums of them are exact, so ties are real ties."""
+    return st.integers(low, high).map(lambda k: k * 2.0**-power)
+
+
+@st.composite
+def exact_latencies(draw):
+    return LinearLatency(
+        step_s=draw(dyadic(6, 1, 8)),
+        token_s=draw(dyadic(12, 0, 4)),
+        pair_s=draw(dyadic(20, 0, 4)),
+        sequence_s=draw(dyadic(12, 0, 8)),
+        context_s=draw(dyadic(18, 0, 16)),
+        kv_bytes_per_token=draw(st.sampled_from([0.0, 1.0, 4.0])),
+    )
+
+
+def inexact(power, low, high):
+    return dyadic(power, low, high).map(lambda value: value * 0.7310585786300049)
+
+
+@st.composite
+def inexact_latencies(draw):
+    return LinearLatency(
+        step_s=draw(inexact(6, 1, 8)),
+        token_s=draw(inexact(12, 0, 4)),
+        pair_s=draw(inexact(20, 0, 4)),
+        sequence_s=draw(inexact(12, 0, 8)),
+        context_s=draw(inexact(18, 0, 16)),
+        kv_bytes_per_token=draw(st.sampled_from([0.3, 1.1, 4.7])),
+    )
+
+
+@st.composite
+def pools(draw, latencies, *, disciplines=("fcfs", "sjf", "edf", "priority")):
+    size = draw(st.integers(1, 8))
+    block = draw(st.sampled_from([1, 4, 16]))
+    capacity = draw(st.sampled_from([4, 40, 64, 80, 120, 200, 100_000]))
+    return Pool(
+        latency=draw(latencies),
+        kv_capacity_tokens=max(capacity, block),
+        replicas=draw(st.integers(1, 3)),
+        max_batch_tokens=size + draw(st.sampled_from([0, 1, 5, 30, 500])),
+        max_batch_size=size,
+        block_tokens=block,
+        policy=draw(st.sampled_from(["chunked_prefill", "prefill_first"])),
+        discipline=draw(st.sampled_from(disciplines)),
+        router=draw(st.sampled_from(ROUTERS)),
+    )
+
+
+@st.composite
+def deployments(
+    draw, latencies, contentions=("fifo", "fair"), disciplines=("fcfs", "sjf", "edf", "priority")
+):
+    if draw(st.booleans()):
+        return Monolithic(
+            draw(pools(latencies, disciplines=disciplines)),
+            draw(st.sampled_from(["prefill", "decode"])),
+        )
+    return Disaggregated(
+        draw(pools(latencies, disciplines=disciplines)),
+        draw(pools(latencies, disciplines=("fcfs",))),
+        TransferLink(
+            bandwidth_bytes_per_s=2.0 ** draw(st.integers(4, 12)),
+            base_latency_s=draw(dyadic(6, 0, 3)),
+            scope=draw(st.sampled_from(["per_replica", "shared"])),
+            contention=draw(st.sampled_from(contentions)),
+            overlap_layers=draw(st.sampled_from([0, 1, 4])),
+        ),
+    )
+
+
+lengths = st.tuples(
+    st.one_of(st.integers(1, 20), st.integers(1, 90)),
+    st.one_of(st.integers(1, 5), st.integers(1, 60)),
+)
+
+
+@st.composite
+def workloads(draw, gaps):
+    rows = draw(st.lists(st.tuples(gaps, lengths), min_size=1, max_size=25))
+    return Requests(
+        np.cumsum([gap for gap, _ in rows]),
+        np.array([prompt for _, (prompt, _) in rows]),
+        np.array([output for _, (_, output) in rows]),
+    )
+
+
+@st.composite
+def classes_of(draw, n):
+    return Classes(
+        np.array(draw(st.lists(dyadic(4, 0, 40), min_size=n, max_size=n))),
+        np.array(draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))),
+    )
+
+
+@st.composite
+def plain_pools(draw, latencies):
+    """First come, first served and routed blindly: what lanes run."""
+    size = draw(st.integers(1, 8))
+    return Pool(
+        latency=draw(latencies),
+        kv_capacity_tokens=draw(st.sampled_from([120, 200, 400, 100_000])),
+        replicas=draw(st.integers(1, 2)),
+        max_batch_tokens=size + draw(st.sampled_from([0, 5, 30, 500])),
+        max_batch_size=size,
+        block_tokens=draw(st.sampled_from([1, 16])),
+        policy=draw(st.sampled_from(["chunked_prefill", "chunked_prefill", "prefill_first"])),
+        router=draw(st.sampled_from(["round_robin", "random"])),
+    )
+
+
+def ties_between_links(deployment, records):
+    """Whether transfers on two fairly shared links end together but for rounding."""
+    apart = isinstance(deployment, Disaggregated) and deployment.link.contention == "fair"
+    if not apart or deployment.link.scope == "shared":
+        return False
+    sent = ~np.isnan(records.transfer_end_s)
+    order = np.argsort(records.transfer_end_s[sent])
+    close = np.diff(records.transfer_end_s[sent][order]) < 1e-9
+    return bool((close & (np.diff(records.prefill_replica[sent][order]) != 0)).any())
+
+
+def assert_same(fast, twin, tolerance):
+    for name, column in fast.columns().items():
+        other = getattr(twin, name)
+        np.testing.assert_allclose(
+            column, other, rtol=tolerance, atol=tolerance and 1e-12, err_msg=name
+        )
+
+
+exact_gaps = st.one_of(st.just(0.0), dyadic(6, 0, 64))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_engines_agree_to_the_bit_where_sums_are_exact(data):
+    """Ties included: every time is a multiple of a power of two in both engines."""
+    requests = data.draw(workloads(exact_gaps))
+    deployment = data.draw(deployments(exact_latencies(), contentions=("fifo",)))
+    classes = data.draw(classes_of(len(requests)))
+    fast = simulate(requests, deployment, classes=classes)
+    twin = stepwise.simulate(requests, deployment, classes=classes)
+    assert_same(fast, twin, 0.0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_engines_agree_within_rounding(data):
+    """Fair links and coefficients that round; gaps without ties."""
+    gaps = st.floats(1e-6, 1.0).map(lambda gap: gap * 0.5772156649015329)
+    requests = data.draw(workloads(gaps))
+    deployment = data.draw(deployments(inexact_latencies()))
+    classes = data.draw(classes_of(len(requests)))
+    fast = simulate(requests, deployment, classes=classes)
+    twin = stepwise.simulate(requests, deployment, classes=classes)
+    assume(not ties_between_links(deployment, twin))
+    assert_same(fast, twin, 1e-9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_lanes_agree_to_the_bit_where_sums_are_exact(data):
+    """Lanes leave to the event engine what they cannot do; both ways are taken here."""
+    requests = data.draw(workloads(exact_gaps))
+    pool = plain_pools(exact_latencies())
+    if data.draw(st.booleans()):
+        deployment = Monolithic(data.draw(pool), data.draw(st.sampled_from(["prefill", "decode"])))
+    else:
+        scope = data.draw(st.sampled_from(["per_replica", "shared"]))
+        link = TransferLink(2.0 ** data.draw(st.integers(4, 12)), 2.0**-6, scope)
+        deployment = Disaggregated(data.draw(pool), data.draw(pool), link)
+    assert_same(simulate(requests, deployment), stepwise.simulate(requests, deployment), 0.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_engines_agree_in_a_closed_loop(data):
+    rows = data.draw(st.lists(lengths, min_size=1, max_size=25))
+    prompt, output = (np.array(column) for column in zip(*rows, strict=True))
+    deployment = data.draw(
+        deployments(exact_latencies(), contentions=("fifo",), disciplines=("fcfs", "sjf"))
+    )
+    concurrency = data.draw(st.integers(1, 30))
+    assert_same(
+        simulate_closed_loop(prompt, output, concurrency, deployment),
+        stepwise.simulate_closed_loop(prompt, output, concurrency, deployment),
+        0.0,
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_timeline_changes_nothing_and_knows_every_gap_between_tokens(data):
+    requests = data.draw(workloads(exact_gaps))
+    deployment = data.draw(deployments(exact_latencies(), ("fifo",), ("fcfs", "sjf")))
+    timeline = Timeline()
+    noted = simulate(requests, deployment, timeline=timeline)
+    assert_same(noted, simulate(requests, deployment), 0.0)
+
+    run = stepwise.Twin(requests, deployment, 0, 0, Classes())
+    run.send_all()
+    run.env.run()
+    gaps = np.concatenate([np.diff(seq.token_s) for seq in run.sequences])
+    values, weights = timeline.itl_s()
+    np.testing.assert_array_equal(np.sort(np.repeat(values, weights)), np.sort(gaps))
+
+    jumps = timeline.jumps()
+    for number, pool in enumerate(pools_of(deployment)):
+        assert jumps.blocks[jumps.pool == number].max(initial=0) <= pool.capacity_blocks
+        assert jumps.decode_batch[jumps.pool == number].max(initial=0) <= pool.max_batch_size

@@ -1,0 +1,313 @@
+"""The configuration of batching deployments: round trips, and refusals that name the key."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simlib.core.batching import BLOCK_TOKENS
+from simlib.core.config import SimConfig
+from simlib.errors import InvalidParameterError
+from simlib.serving.assemble import deployment_of
+from simlib.serving.deployment import Disaggregated, Monolithic, Pool
+
+NAN, INF = float("nan"), float("inf")
+
+
+def config(mode: str = "mono", **sections: object) -> SimConfig:
+    return SimConfig.from_dict({"serving": "batching", "mode": mode, **sections})
+
+
+# ------------------------------------------------------------------ round trip
+
+POOLS = st.fixed_dictionaries(
+    {},
+    optional={
+        "replicas": st.integers(1, 64),
+        "gpu": st.sampled_from(["h100_sxm", "a100_sxm", "l40s"]),
+        "tensor_parallel": st.sampled_from([1, 2, 4, 8]),
+        "kv_capacity_tokens": st.none() | st.integers(16, 10**7),
+        "max_batch_tokens": st.integers(2048, 10**5),
+        "max_batch_size": st.integers(1, 2048),
+        "policy": st.sampled_from(["chunked_prefill", "prefill_first"]),
+        "router": st.sampled_from(["round_robin", "random", "least_tokens", "power_of_two"]),
+    },
+)
+SECTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "latency": st.fixed_dictionaries(
+            {},
+            optional={
+                "kind": st.sampled_from(["roofline", "affine", "aiconfigurator"]),
+                "precision": st.sampled_from(["bf16", "fp8"]),
+                "step_overhead_s": st.floats(0, 1),
+                "sequence_overhead_s": st.floats(0, 1),
+            },
+        ),
+        "batching_mono": st.fixed_dictionaries(
+            {}, optional={"pool": POOLS, "first_token": st.sampled_from(["prefill", "decode"])}
+        ),
+        "batching_disagg": st.fixed_dictionaries(
+            {},
+            optional={
+                "prefill": POOLS,
+                "decode": POOLS,
+                "link": st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "bandwidth_bytes_per_s": st.floats(1, 1e15),
+                        "base_latency_s": st.floats(0, 10),
+                        "scope": st.sampled_from(["per_replica", "shared"]),
+                        "contention": st.sampled_from(["fifo", "fair"]),
+                        "overlap_layers": st.integers(0, 200),
+                    },
+                ),
+            },
+        ),
+    },
+)
+
+
+@given(sections=SECTIONS)
+def test_a_configuration_read_back_is_equal_and_keeps_what_was_given(sections):
+    read = config(**sections)
+    written = read.to_dict()
+    assert SimConfig.from_dict(written) == read
+    for name, section in sections.items():
+        for key, value in section.items():
+            if isinstance(value, dict):
+                assert {inner: written[name][key][inner] for inner in value} == value
+            else:
+                assert written[name][key] == value
+
+
+@given(sections=SECTIONS)
+def test_gpus_are_replicas_times_tensor_parallelism(sections):
+    read = config(**sections)
+    pool, prefill, decode = (
+        read.batching_mono.pool,
+        read.batching_disagg.prefill,
+        read.batching_disagg.decode,
+    )
+    assert read.batching_mono.total_gpus == pool.replicas * pool.tensor_parallel
+    assert read.batching_disagg.gpus_by_pool == {
+        "prefill": prefill.replicas * prefill.tensor_parallel,
+        "decode": decode.replicas * decode.tensor_parallel,
+    }
+    assert read.batching_disagg.total_gpus == sum(read.batching_disagg.gpus_by_pool.values())
+
+
+def test_both_deployments_have_8_gpus_by_default():
+    assert SimConfig().batching_mono.total_gpus == SimConfig().batching_disagg.total_gpus == 8
+
+
+@pytest.mark.parametrize("key", ["gpu", "max_batch_size"])
+def test_a_key_that_is_given_leaves_the_defaults_of_the_others(key):
+    """As with lengths: half a section is not another section."""
+    value = {"gpu": "h200_sxm", "max_batch_size": 64}[key]
+    default = SimConfig().to_dict()["batching_mono"]["pool"]
+    assert config(batching_mono={"pool": {key: value}}).to_dict()["batching_mono"]["pool"] == {
+        **default,
+        key: value,
+    }
+
+
+def test_a_block_is_that_of_the_engines_pools():
+    assert inspect.signature(Pool).parameters["block_tokens"].default == BLOCK_TOKENS
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def nested(dotted: str, value: object) -> dict:
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return value
+
+
+MALFORMED = [
+    ("serving", "batch", "one of token_rate, batching"),
+    ("latency.kind", "lookup", "one of roofline, affine, aiconfigurator"),
+    ("latency.model", 70, "a text"),
+    ("latency.precision", "int4", "one of bf16, fp8"),
+    ("latency.step_overhead_s", -1e-3, ">= 0"),
+    ("latency.step_overhead_s", NAN, ">= 0"),
+    ("latency.sequence_overhead_s", INF, "a finite number"),
+    ("latency", "roofline", "a mapping of keys to values"),
+    ("batching_mono.pool", 2, "a mapping of keys to values"),
+    ("batching_mono.pool.replicas", 0, ">= 1"),
+    ("batching_mono.pool.replicas", 1.5, "a whole number"),
+    ("batching_mono.pool.replicas", True, "a number"),
+    ("batching_mono.pool.gpu", 100, "a text"),
+    ("batching_mono.pool.tensor_parallel", -4, ">= 1"),
+    ("batching_mono.pool.kv_capacity_tokens", 0, ">= 1"),
+    ("batching_mono.pool.kv_capacity_tokens", 15, "at least one block of 16 tokens"),
+    ("batching_mono.pool.max_batch_tokens", 255, ">= max_batch_size (256) with chunked_prefill"),
+    ("batching_mono.pool.max_batch_size", 0, ">= 1"),
+    ("batching_mono.pool.max_batch_size", "many", "a whole number"),
+    ("batching_mono.pool.policy", "chunked", "one of chunked_prefill, prefill_first"),
+    ("batching_mono.pool.discipline", "lifo", "one of fcfs, sjf"),
+    (
+        "batching_mono.pool.router",
+        "robin",
+        "one of round_robin, random, least_requests, least_tokens, power_of_two",
+    ),
+    ("batching_mono.first_token", "both", "one of prefill, decode"),
+    ("batching_disagg.prefill.replicas", None, "a whole number"),
+    ("batching_disagg.prefill.max_batch_tokens", -1, ">= 1"),
+    ("batching_disagg.decode.discipline", "sjf", "fcfs"),
+    ("batching_disagg.decode.kv_capacity_tokens", "all", "a whole number"),
+    ("batching_disagg.link.bandwidth_bytes_per_s", 0, "> 0"),
+    ("batching_disagg.link.bandwidth_bytes_per_s", INF, "a finite number"),
+    ("batching_disagg.link.base_latency_s", -0.1, ">= 0"),
+    ("batching_disagg.link.scope", "node", "one of per_replica, shared"),
+    ("batching_disagg.link.contention", "none", "one of fifo, fair"),
+    ("batching_disagg.link.overlap_layers", -1, ">= 0"),
+    ("batching_disagg.link", [], "a mapping of keys to values"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), MALFORMED)
+def test_a_bad_value_is_told_with_key_value_and_what_is_allowed(key, value, allowed):
+    with pytest.raises(InvalidParameterError) as caught:
+        SimConfig.from_dict(nested(key, value))
+    message = str(caught.value)
+    assert message.startswith(f"{key} must be ")
+    assert allowed in message
+    assert f"got {value!r}" in message
+
+
+UNKNOWN = [
+    ("servin", "serving"),
+    ("batching", "batching_mono"),
+    ("latency.overhead_s", "step_overhead_s"),
+    ("latency.kin", "kind"),
+    ("batching_mono.pools", "pool"),
+    ("batching_mono.replicas", None),
+    ("batching_mono.pool.replica", "replicas"),
+    ("batching_mono.pool.tensor_paralel", "tensor_parallel"),
+    ("batching_mono.pool.max_num_seqs", None),
+    ("batching_mono.link", None),
+    ("batching_disagg.pool", None),
+    ("batching_disagg.prefil", "prefill"),
+    ("batching_disagg.decode.kv_capacity", "kv_capacity_tokens"),
+    ("batching_disagg.link.bandwidth", "bandwidth_bytes_per_s"),
+]
+
+
+@pytest.mark.parametrize(("key", "nearest"), UNKNOWN)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(key, nearest):
+    with pytest.raises(InvalidParameterError) as caught:
+        SimConfig.from_dict(nested(key, 1))
+    message = str(caught.value)
+    assert message.startswith(f"{key} must be a known key")
+    if nearest:
+        assert f"did you mean {nearest!r}?" in message
+
+
+def test_whole_prompts_may_exceed_the_tokens_of_a_batch():
+    """vLLM V0 takes the first prompt whatever its length, so there the sizes are free."""
+    pool = {"policy": "prefill_first", "max_batch_tokens": 64}
+    assert config(batching_mono={"pool": pool}).batching_mono.pool.max_batch_tokens == 64
+
+
+def test_a_closed_loop_needs_batching():
+    with pytest.raises(InvalidParameterError, match="serving must be batching"):
+        SimConfig.from_dict({"arrival": {"kind": "closed_loop"}})
+
+
+# ------------------------------------------------------------------ from values to a deployment
+
+
+def test_a_deployment_has_the_values_of_its_configuration():
+    pool = {
+        "replicas": 3,
+        "max_batch_tokens": 4096,
+        "max_batch_size": 32,
+        "policy": "prefill_first",
+    }
+    read = config(batching_mono={"pool": pool, "first_token": "decode"})
+    deployed = deployment_of(read.batching, read.latency)
+    assert isinstance(deployed, Monolithic)
+    assert deployed.first_token == "decode"
+    for key, value in pool.items():
+        assert getattr(deployed.pool, key) == value
+
+
+def test_a_capacity_that_is_given_replaces_that_of_the_memory():
+    read = config("disagg", batching_disagg={"decode": {"kv_capacity_tokens": 999}})
+    deployed = deployment_of(read.batching, read.latency)
+    assert isinstance(deployed, Disaggregated)
+    assert deployed.decode.kv_capacity_tokens == 999
+    assert deployed.prefill.kv_capacity_tokens > 100_000
+
+
+def test_overheads_lengthen_every_step():
+    def step_s(**latency: float) -> float:
+        read = config(latency=latency)
+        return deployment_of(read.batching, read.latency).pool.latency.iteration_s([], 8, 800)
+
+    both = step_s(step_overhead_s=0.25, sequence_overhead_s=0.125)
+    assert both - step_s() == pytest.approx(0.25 + 8 * 0.125)
+
+
+IMPOSSIBLE = [
+    ({"batching_mono": {"pool": {"gpu": "h900"}}}, "batching_mono.pool.gpu", "h100_sxm"),
+    ({"latency": {"model": "gpt-x"}}, "latency.model", "llama-3.1-70b"),
+    (
+        {"batching_mono": {"pool": {"tensor_parallel": 1}}},
+        "batching_mono.pool.tensor_parallel",
+        "enough GPUs: llama-3.1-70b needs 141.1 GB",
+    ),
+    (
+        {"batching_mono": {"pool": {"tensor_parallel": 3}}},
+        "batching_mono.pool.tensor_parallel",
+        "a divisor of the 64 attention heads",
+    ),
+    (
+        {
+            "latency": {"precision": "fp8"},
+            "batching_mono": {"pool": {"gpu": "a100_sxm"}},
+        },
+        "latency.precision",
+        "one the GPU supports",
+    ),
+    (
+        {"latency": {"kind": "affine", "model": "opt-13b"}},
+        "latency.model on batching_mono.pool",
+        "one with fitted coefficients",
+    ),
+]
+
+
+@pytest.mark.parametrize(("sections", "key", "allowed"), IMPOSSIBLE)
+def test_what_the_catalog_lacks_or_cannot_hold_is_refused_with_the_key(sections, key, allowed):
+    read = config(**sections)
+    with pytest.raises(InvalidParameterError) as caught:
+        deployment_of(read.batching, read.latency)
+    assert str(caught.value).startswith(f"{key} must be ")
+    assert allowed in str(caught.value)
+
+
+def test_the_pool_at_fault_is_named():
+    read = config("disagg", batching_disagg={"decode": {"gpu": "l4"}})
+    with pytest.raises(InvalidParameterError, match=r"^batching_disagg\.decode\.tensor_parallel "):
+        deployment_of(read.batching, read.latency)
+
+
+def test_tables_of_measured_kernels_are_named_by_all_that_changes_them():
+    base = config(latency={"kind": "aiconfigurator", "model": "org/name"})
+    pool = base.batching_mono.pool
+    names = {
+        base.latency.table_name(pool),
+        base.latency.table_name(pool.model_copy(update={"gpu": "l40s"})),
+        base.latency.table_name(pool.model_copy(update={"tensor_parallel": 2})),
+        base.latency.model_copy(update={"precision": "fp8"}).table_name(pool),
+        base.latency.model_copy(update={"model": "org/other"}).table_name(pool),
+    }
+    assert len(names) == 5
+    assert base.latency.table_name(pool.model_copy(update={"replicas": 9})) in names

@@ -1,0 +1,258 @@
+"""Injected failures: the next run finishes, gives the same tables, and recomputes nothing valid."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from simlib.study.store import read_records, write_records
+from tests.workflow.conftest import Workspace
+
+pytestmark = pytest.mark.workflow
+
+DAY_NS = 86_400 * 10**9
+TABLES = "results/studies/rates/tables/summary.csv"
+"""What most tests ask for: figures only take time."""
+MADE = Counter({"tables": 1})
+
+
+def stamps(workspace: Workspace) -> dict[Path, int]:
+    """Return inode-like identities of the results: a result made again has another one."""
+    return {path: path.stat().st_ino for path in workspace.simulated()}
+
+
+@pytest.fixture
+def copy_of(finished: Workspace, tmp_path: Path) -> Workspace:
+    """Return a copy, times kept, of a finished study."""
+    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
+    return Workspace(tmp_path / "copy")
+
+
+def start(workspace: Workspace, *arguments: str) -> subprocess.Popen[str]:
+    workspace.write()
+    return subprocess.Popen(
+        workspace.command(*arguments), cwd=workspace.folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_results(workspace: Workspace, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(workspace.simulated()) < count:
+        assert time.monotonic() < deadline, "no results"
+        time.sleep(0.02)
+
+
+def front(workspace: Workspace, code: str) -> dict[str, str]:
+    """Return an environment in which every Python runs `code` first."""
+    folder = workspace.folder / "front"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_snakemake(workspace: Workspace, finished: Workspace, kill: int) -> None:
+    process = start(workspace, TABLES)
+    wait_for_results(workspace, 2)
+    process.send_signal(kill)
+    process.communicate()
+    time.sleep(1.0)  # jobs that run are not killed with it: let them end
+    kept = stamps(workspace)
+    assert 2 <= len(kept) < 8
+    ran = workspace.run(TABLES)  # without --unlock
+    assert ran == MADE + Counter(simulate=8 - len(kept))
+    assert stamps(workspace).items() >= kept.items(), "nothing valid was made again"
+    assert workspace.results() == finished.results()
+
+
+def test_a_job_killed_while_it_writes(workspace: Workspace, finished: Workspace) -> None:
+    workspace.write()
+    token = workspace.folder / "kill-one"
+    token.touch()
+    # os.fsync comes when the file is written, and not yet renamed; the half of it is cut off
+    env = front(
+        workspace,
+        "import os, signal, sys\n"
+        f"token = {str(token)!r}\n"
+        "def fsync(fd, real=os.fsync):\n"
+        "    name = os.readlink(f'/proc/self/fd/{fd}')\n"
+        "    if name.endswith('.npz') and os.path.exists(token):\n"
+        "        os.remove(token)\n"
+        "        os.truncate(name, 1000)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    real(fd)\n"
+        "os.fsync = fsync\n",
+    )
+    done = subprocess.run(
+        workspace.command(TABLES), cwd=workspace.folder, env=env, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "FAILED simulate" in done.stderr
+    kept = stamps(workspace)
+    assert len(kept) == 7, "the others went on"
+    assert workspace.run(TABLES) == MADE + Counter(simulate=1)
+    assert stamps(workspace).items() >= kept.items()
+    assert workspace.results() == finished.results()
+
+
+@pytest.fixture
+def small_disk(workspace: Workspace) -> Iterator[Path]:
+    """Mount a file system with room for a few results."""
+    folder = workspace.folder / "results" / "points"
+    folder.mkdir(parents=True)
+    if os.geteuid() != 0 or sys.platform != "linux":
+        pytest.skip("only root can mount a small file system")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"cannot mount a small file system here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_a_full_disk(workspace: Workspace, finished: Workspace, small_disk: Path) -> None:
+    done = workspace.snakemake(TABLES)
+    assert done.returncode != 0
+    assert "No space left on device" in done.stderr
+    kept = stamps(workspace)
+    assert 0 < len(kept) < 8
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert workspace.run(TABLES) == MADE + Counter(simulate=8 - len(kept))
+    assert stamps(workspace).items() >= kept.items()
+    assert workspace.results() == finished.results()
+
+
+def truncated(path: Path, _: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def emptied(path: Path, _: Path) -> None:
+    path.write_bytes(b"")
+
+
+def bit_flipped(path: Path, _: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def of_another_model_version(path: Path, _: Path) -> None:
+    from simlib.study import store
+
+    records, meta = read_records(path)
+    version = store.MODEL_VERSION
+    store.MODEL_VERSION += 1
+    try:
+        write_records(
+            path, records, point_id=meta["point_id"], replicate=meta["replicate"],
+            config=meta["config"],
+        )  # fmt: skip
+    finally:
+        store.MODEL_VERSION = version
+
+
+def of_another_point(path: Path, other: Path) -> None:
+    shutil.copyfile(other, path)
+
+
+DAMAGES = (truncated, emptied, bit_flipped, of_another_model_version, of_another_point)
+
+
+def test_damaged_results_are_found_and_made_again(copy_of: Workspace, finished: Workspace) -> None:
+    assert copy_of.run(TABLES) == Counter()  # all are noted as intact now
+    files = copy_of.simulated()
+    for damage, path in zip(DAMAGES, files, strict=False):
+        damage(path, files[-1])
+    done = copy_of.snakemake(TABLES)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("removed a damaged result") == len(DAMAGES)
+    assert f"ran {len(DAMAGES)} simulate, " in done.stderr
+    assert copy_of.results() == finished.results()
+    for path, intact in zip(files, finished.simulated(), strict=True):
+        assert path.read_bytes() == intact.read_bytes()
+
+
+def test_damage_that_keeps_size_and_time_never_reaches_a_table(
+    copy_of: Workspace, finished: Workspace
+) -> None:
+    copy_of.run(TABLES)
+    victim = copy_of.simulated()[2]
+    before = victim.stat()
+    bit_flipped(victim, victim)
+    os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (copy_of.folder / "results/studies/rates/tables/summary.csv").unlink()
+    refused = copy_of.snakemake(TABLES)
+    assert refused.returncode != 0
+    assert "intact result file" in refused.stderr
+    assert not (copy_of.folder / "results/studies/rates/tables/summary.csv").exists()
+    assert copy_of.run(TABLES) == MADE + Counter(simulate=1)
+    assert copy_of.results() == finished.results()
+
+
+def test_a_second_run_and_an_edit_do_not_disturb_a_run(
+    workspace: Workspace, finished: Workspace
+) -> None:
+    first = start(workspace, TABLES)
+    wait_for_results(workspace, 1)
+    workspace.study["sweep"]["grid"]["arrival.rate_per_s"].append(3)
+    second = workspace.snakemake(TABLES)  # by the edited configuration
+    assert second.returncode != 0
+    assert "is running the studies of this folder; wait until it ends" in second.stderr
+    assert f"process {first.pid}" in second.stderr
+    assert "Traceback" not in second.stderr
+    output, _ = first.communicate()
+    assert first.returncode == 0, output
+    assert "ran 8 simulate" in output
+    assert workspace.results() == finished.results()
+    assert workspace.run(TABLES) == MADE + Counter(simulate=4)  # and now what the edit adds
+
+
+@pytest.mark.parametrize("with_snakemakes_notes", [True, False])
+def test_a_folder_copied_elsewhere_goes_on_there(
+    finished: Workspace, tmp_path: Path, *, with_snakemakes_notes: bool
+) -> None:
+    # times are not kept, and come in whatever order files are copied in
+    for name in ["results", ".snakemake"] if with_snakemakes_notes else ["results"]:
+        shutil.copytree(
+            finished.folder / name, tmp_path / "there" / name, copy_function=shutil.copyfile
+        )
+    there = Workspace(tmp_path / "there")
+    os.utime(there.folder / "results/studies/rates/study.json")  # copied last
+    assert there.run() == Counter()
+    there.study["sweep"]["grid"]["arrival.rate_per_s"].append(3)
+    assert there.run() == MADE + Counter(figures=1) + Counter(simulate=4)
+
+
+def tomorrow(position: int) -> int:
+    return time.time_ns() + DAY_NS + position * 10**9
+
+
+def long_ago(position: int) -> int:
+    return time.time_ns() - 1000 * DAY_NS + position * 10**9
+
+
+def shuffled(position: int) -> int:
+    return time.time_ns() + (-1) ** position * (position % 7) * DAY_NS
+
+
+@pytest.mark.parametrize("clock", [tomorrow, long_ago, shuffled])
+def test_clock_jumps(copy_of: Workspace, clock: Callable[[int], int]) -> None:
+    for position, path in enumerate(sorted(copy_of.folder.glob("results/**/*"))):
+        os.utime(path, ns=(clock(position), clock(position)))
+    assert copy_of.run() == Counter()
+    copy_of.study["sweep"]["grid"]["arrival.rate_per_s"][1] = 3
+    assert copy_of.run() == MADE + Counter(figures=1) + Counter(simulate=4), (
+        "an edit is seen all the same"
+    )
+    assert copy_of.run() == Counter()
