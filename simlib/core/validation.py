@@ -19,13 +19,13 @@ def _plain_number(value: Any) -> Any:
     return value
 
 
-PositiveFloat = Annotated[float, BeforeValidator(_plain_number), Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_plain_number)]
 NonNegativeFloat = Annotated[
-    float, BeforeValidator(_plain_number), Field(ge=0, allow_inf_nan=False)
+    float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_plain_number)
 ]
-FiniteFloat = Annotated[float, BeforeValidator(_plain_number), Field(allow_inf_nan=False)]
-PositiveInt = Annotated[int, BeforeValidator(_plain_number), Field(ge=1)]
-NonNegativeInt = Annotated[int, BeforeValidator(_plain_number), Field(ge=0)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_plain_number)]
+PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_plain_number)]
+NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_plain_number)]
 
 
 class ConfigModel(BaseModel):

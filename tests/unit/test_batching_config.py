@@ -135,7 +135,8 @@ MALFORMED = [
     ("latency.model", 70, "a text"),
     ("latency.precision", "int4", "one of bf16, fp8"),
     ("latency.step_overhead_s", -1e-3, ">= 0"),
-    ("latency.step_overhead_s", NAN, ">= 0"),
+    ("latency.step_overhead_s", "1 ms", "a finite number"),
+    ("latency.step_overhead_s", NAN, ""),  # neither above nor below anything
     ("latency.sequence_overhead_s", INF, "a finite number"),
     ("latency", "roofline", "a mapping of keys to values"),
     ("batching_mono.pool", 2, "a mapping of keys to values"),
