@@ -1,7 +1,7 @@
 """Simulate every measured closed-loop row that the latency models cover, and report the errors.
 
     python benchmarks/validate_measured.py MEASURED.csv [--latency roofline|affine|aiconfigurator]
-        [--protocol stated|inferred] [--calibrate] [--quiet]
+        [--protocol stated|inferred] [--calibrate] [--held-out] [--quiet] [--output PAGE.md]
 
 The benchmark sends 10 requests per place in flight (means times that number are whole
 nanoseconds, for nearly all rows of 0.12.0). Lengths follow a `Protocol`. Three constants per
@@ -166,55 +166,173 @@ def calibrate(rows: list[Row], kind: str, protocol: Protocol, folder: Path) -> O
     return min(found)[1]
 
 
+def held_out(
+    rows: list[Row], kind: str, protocol: Protocol, folder: Path
+) -> tuple[Overhead, Overhead, float, float]:
+    """Return the overheads of each half of the rows, and the errors they make on the other half.
+
+    Errors are means of absolute relative errors of TTFT and of TPOT.
+    """
+    found: list[Overhead] = []
+    errors: list[tuple[float, float]] = []
+    for half in (0, 1):
+        overhead = calibrate(rows[1 - half :: 2], kind, protocol, folder)
+        found.append(overhead)
+        for row in rows[half::2]:
+            ttft_s, tpot_s = predict(row, latency_of(row, kind, overhead, folder), protocol)
+            ttft_error = (ttft_s + overhead[2]) / row.ttft_s - 1
+            errors.append((abs(ttft_error), abs(tpot_s / row.tpot_s - 1)))
+    ttft, tpot = np.mean(errors, axis=0)
+    return found[0], found[1], float(ttft), float(tpot)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row as simulated."""
+
+    row: Row
+    ttft_s: float
+    tpot_s: float
+
+    @property
+    def errors(self) -> tuple[float, float]:
+        """Relative errors of TTFT and TPOT."""
+        return self.ttft_s / self.row.ttft_s - 1, self.tpot_s / self.row.tpot_s - 1
+
+    @property
+    def group(self) -> str:
+        """What was measured."""
+        row = self.row
+        return f"{row.model} {row.precision}, vLLM {row.version or '(unstated)'}"
+
+
+def simulate_rows(
+    rows: list[Row], kind: str, protocol: str, folder: Path
+) -> tuple[list[Outcome], Counter[str]]:
+    """Return the simulated rows, and why the others cannot be simulated."""
+    outcomes: list[Outcome] = []
+    left_out: Counter[str] = Counter()
+    for row in rows:
+        overhead = OVERHEADS[protocol][row.version]
+        try:
+            latency = latency_of(row, kind, overhead, folder)
+        except InvalidParameterError as error:
+            left_out[str(error)] += 1
+            continue
+        ttft_s, tpot_s = predict(row, latency, PROTOCOLS[protocol][row.version])
+        outcomes.append(Outcome(row, ttft_s + overhead[2], tpot_s))
+    return outcomes, left_out
+
+
+def groups(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
+    """Return the outcomes by what was measured, then all of them."""
+    found: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        found[outcome.group].append(outcome)
+    return {**found, "all": outcomes}
+
+
+def sizes(outcomes: list[Outcome]) -> tuple[float, float, float, float]:
+    """Return mean and median absolute error of TTFT, then of TPOT, percent."""
+    size = 100 * np.abs([outcome.errors for outcome in outcomes])
+    means, medians = size.mean(axis=0), np.median(size, axis=0)
+    return float(means[0]), float(medians[0]), float(means[1]), float(medians[1])
+
+
+def markdown(rows: list[Row], left_out: Counter[str], kind: str, folder: Path) -> str:
+    """Return the accuracy of every latency model, and a table of all rows of one, as a page."""
+    lines = ["<!-- made by benchmarks/validate_measured.py -->", ""]
+    lines += ["| latency model | protocol | rows | of | TTFT mean | median | TPOT mean | median |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    by_run: dict[tuple[str, str], list[Outcome]] = {}
+    for protocol in PROTOCOLS:
+        for model in LATENCIES:
+            outcomes, missing = simulate_rows(rows, model, protocol, folder)
+            left_out += Counter({f"{model}: {why}": n for why, n in missing.items()})
+            by_run[model, protocol] = outcomes
+            for name, part in groups(outcomes).items() if outcomes else ():
+                percent = " | ".join(f"{value:.1f} %" for value in sizes(part))
+                lines.append(f"| {model} | {protocol} | {len(part)} | {name} | {percent} |")
+    lines += [
+        "",
+        f"Every row with `{kind}`, protocol `stated`; milliseconds, measured in brackets.",
+        "",
+    ]
+    lines += ["| model | TP | prompt | output | in flight | TTFT | error | TPOT | error |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    for outcome in by_run[kind, "stated"]:
+        row, (ttft, tpot) = outcome.row, outcome.errors
+        lines.append(
+            f"| {row.model.rpartition('/')[2]} {row.precision} | {row.tensor_parallel} "
+            f"| {row.prompt} | {row.output} | {row.concurrency} "
+            f"| {1e3 * outcome.ttft_s:.0f} ({1e3 * row.ttft_s:.0f}) | {100 * ttft:+.0f} % "
+            f"| {1e3 * outcome.tpot_s:.1f} ({1e3 * row.tpot_s:.1f}) | {100 * tpot:+.0f} % |"
+        )
+    lines += ["", *(f"Not simulated: {count} rows, {why}." for why, count in left_out.items()), ""]
+    return "\n".join(lines)
+
+
+def report(outcomes: list[Outcome], left_out: Counter[str], quiet: bool) -> None:
+    """Print every row unless `quiet`, then the errors."""
+    if not quiet:
+        print("model precision TP prompt/output concurrency: TTFT ms (error) TPOT ms (error)")
+        for outcome in outcomes:
+            row, (ttft, tpot) = outcome.row, outcome.errors
+            print(
+                f"{row.model} {row.precision} TP{row.tensor_parallel} "
+                f"{row.prompt}/{row.output} x{row.concurrency}: "
+                f"{1e3 * outcome.ttft_s:.0f} for {1e3 * row.ttft_s:.0f} ({100 * ttft:+.0f} %) "
+                f"{1e3 * outcome.tpot_s:.1f} for {1e3 * row.tpot_s:.1f} ({100 * tpot:+.0f} %)"
+            )
+    for reason, count in left_out.items():
+        print(f"not simulated: {count} rows, {reason}")
+    for name, part in groups(outcomes).items():
+        ttft_mean, ttft_median, tpot_mean, tpot_median = sizes(part)
+        print(
+            f"{name}: {len(part)} rows, mean absolute error TTFT {ttft_mean:.1f} % "
+            f"(median {ttft_median:.1f} %), TPOT {tpot_mean:.1f} % (median {tpot_median:.1f} %)"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("measured", type=Path)
     parser.add_argument("--latency", choices=LATENCIES, default="roofline")
     parser.add_argument("--protocol", choices=list(PROTOCOLS), default="stated")
     parser.add_argument("--calibrate", action="store_true", help="print the best overheads")
+    parser.add_argument(
+        "--held-out", action="store_true", help="fit overheads to half of the rows, test on half"
+    )
     parser.add_argument("--quiet", action="store_true", help="no line per row")
+    parser.add_argument("--output", type=Path, help="write a Markdown page of all of it instead")
     options = parser.parse_args()
     rows, left_out = read(options.measured)
-    errors: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    protocols, overheads = PROTOCOLS[options.protocol], OVERHEADS[options.protocol]
+    protocols = PROTOCOLS[options.protocol]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        if options.output:
+            page = markdown(rows, left_out, options.latency, folder)
+            options.output.write_text(page, encoding="utf-8")
+            return
+        if options.held_out:
+            for version, protocol in protocols.items():
+                part = [row for row in rows if row.version == version]
+                first, second, ttft, tpot = held_out(part, options.latency, protocol, folder)
+                print(
+                    f"{version or '(unstated)'}: overheads {first} and {second}, "
+                    f"error on the other half TTFT {100 * ttft:.1f} %, TPOT {100 * tpot:.1f} %"
+                )
+            return
         if options.calibrate:
             for version, protocol in protocols.items():
                 part = [row for row in rows if row.version == version]
                 print(version or "(unstated)", calibrate(part, options.latency, protocol, folder))
             return
         print(f"{options.latency}, protocol {options.protocol}: {protocols}")
+        overheads = OVERHEADS[options.protocol]
         print(f"overheads (seconds a step, a sequence, a request): {overheads}")
-        if not options.quiet:
-            print("model precision TP prompt/output concurrency: TTFT ms (error) TPOT ms (error)")
-        for row in rows:
-            overhead = overheads[row.version]
-            try:
-                latency = latency_of(row, options.latency, overhead, folder)
-            except InvalidParameterError as error:
-                left_out[str(error)] += 1
-                continue
-            ttft_s, tpot_s = predict(row, latency, protocols[row.version])
-            ttft_s += overhead[2]
-            pair = ttft_s / row.ttft_s - 1, tpot_s / row.tpot_s - 1
-            errors[f"{row.model} {row.precision} vLLM {row.version or '(unstated)'}"].append(pair)
-            if not options.quiet:
-                print(
-                    f"{row.model} {row.precision} TP{row.tensor_parallel} "
-                    f"{row.prompt}/{row.output} x{row.concurrency}: "
-                    f"{1e3 * ttft_s:.0f} for {1e3 * row.ttft_s:.0f} ({100 * pair[0]:+.0f} %) "
-                    f"{1e3 * tpot_s:.1f} for {1e3 * row.tpot_s:.1f} ({100 * pair[1]:+.0f} %)"
-                )
-    for reason, count in left_out.items():
-        print(f"not simulated: {count} rows, {reason}")
-    for name, pairs in [*errors.items(), ("all", [p for part in errors.values() for p in part])]:
-        size = np.abs(pairs)
-        print(
-            f"{name}: {len(pairs)} rows, mean absolute error TTFT {100 * size[:, 0].mean():.1f} % "
-            f"(median {100 * np.median(size[:, 0]):.1f} %), TPOT {100 * size[:, 1].mean():.1f} % "
-            f"(median {100 * np.median(size[:, 1]):.1f} %)"
-        )
+        outcomes, missing = simulate_rows(rows, options.latency, options.protocol, folder)
+        report(outcomes, left_out + missing, options.quiet)
 
 
 if __name__ == "__main__":

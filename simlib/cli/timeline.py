@@ -35,7 +35,7 @@ def main(config: str | None, replicate: int, output: Path | None, **given: Any) 
     from simlib.cli.run import json_ready
     from simlib.core.sampling import sample_requests
     from simlib.serving.assemble import deployment_of, serve
-    from simlib.serving.cluster import pools_of
+    from simlib.serving.dispatch import pools_of
     from simlib.serving.timeline import Timeline
 
     overrides = {"serving": "batching", **overrides_of({**given, "config": config})}

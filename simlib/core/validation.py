@@ -80,7 +80,9 @@ def first_error(error: ValidationError, model: type[BaseModel]) -> InvalidParame
     kind, context = details["type"], details.get("ctx", {})
     inner = context.get("error")
     if isinstance(inner, InvalidParameterError):
-        full = ".".join([*location, inner.name]) if location else inner.name
+        if location[-1:] == [inner.name]:  # a validator of that very field
+            location.pop()
+        full = ".".join([*location, inner.name])
         return InvalidParameterError(full, inner.got, inner.allowed, inner.where)
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return unknown_key(name, list(model.model_fields))
@@ -90,7 +92,8 @@ def first_error(error: ValidationError, model: type[BaseModel]) -> InvalidParame
 def unknown_key(name: str, known: list[str]) -> InvalidParameterError:
     """Return the error for a key that does not exist, with the nearest one that does."""
     key = name.rpartition(".")[2]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    begins = [other for other in known if key and other.startswith(key)]
+    near = begins or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return InvalidParameterError(name, key, f"a known key ({hint}known: {', '.join(known)})")
 

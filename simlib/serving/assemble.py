@@ -36,6 +36,8 @@ def serve(
     deployment = deployment_of(config.batching, config.latency)
     engine: ModuleType = cluster
     if config.engine == "simpy":
+        if timeline is not None:
+            raise InvalidParameterError("engine", config.engine, "fast, which fills a timeline")
         from simlib.serving import twin  # imports SimPy, which the fast engine does without
 
         engine = twin

@@ -84,8 +84,10 @@ class TransferLink:
 
     def __post_init__(self) -> None:
         """Refuse links that carry nothing."""
-        if not self.bandwidth_bytes_per_s > 0:
-            raise InvalidParameterError("bandwidth_bytes_per_s", self.bandwidth_bytes_per_s, "> 0")
+        if not 0 < self.bandwidth_bytes_per_s < math.inf:
+            raise InvalidParameterError(
+                "bandwidth_bytes_per_s", self.bandwidth_bytes_per_s, "finite and > 0"
+            )
         if not (self.base_latency_s >= 0 and math.isfinite(self.base_latency_s)):
             raise InvalidParameterError("base_latency_s", self.base_latency_s, "finite and >= 0")
         if self.overlap_layers < 0:

@@ -68,7 +68,7 @@ class GrowingBlocks:
         """Return the blocks held once `steps_ahead` more steps are done: the exact number."""
         block = self.block_tokens
         padding = self._paddings[(self.step + steps_ahead) % block]
-        unused = sum(map(mul, self.by_phase, padding))
+        unused: int = sum(map(mul, self.by_phase, padding))
         return (self.tokens + steps_ahead * self.sequences + unused) // block
 
     def blocks_at_most(self, steps_ahead: int = 0) -> int:

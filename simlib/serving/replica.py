@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
+from typing import Final
 
 from simlib.serving.deployment import Pool
 from simlib.serving.kv_cache import GrowingBlocks, blocks_of
@@ -31,8 +32,8 @@ from simlib.serving.ledger import Ledger
 from simlib.serving.scheduler import OrderedQueue
 from simlib.serving.timeline import Timeline
 
-REQUEST_BITS = 40
-REQUEST_MASK = (1 << REQUEST_BITS) - 1
+REQUEST_BITS: Final = 32
+REQUEST_MASK: Final = (1 << REQUEST_BITS) - 1
 
 
 class Replica:
@@ -130,8 +131,6 @@ class Replica:
         self.started = (0.0, 0, 0)
         """For the timeline: start of the running jump, its prompt tokens, requests waiting."""
 
-    # ---------------------------------------------------------------- time
-
     def advance(self, until_s: float) -> None:
         """Do all iteration ends at or before, and all starts before, `until_s`."""
         while True:
@@ -200,8 +199,6 @@ class Replica:
             self.end = self.now + self.latency.decode_run_s(
                 growing.sequences, growing.tokens, steps
             )
-
-    # ---------------------------------------------------------------- iterations
 
     def complete(self) -> None:
         """End the running jump: tokens, completions, prefills done."""
@@ -272,9 +269,37 @@ class Replica:
 
     def start(self) -> None:
         """Begin the next iteration, or jump, at `now`; with nothing to do, become idle."""
-        growing = self.growing
         if self.ready:
             self._join()
+        chunks, preempted = self._form_batch()
+        growing = self.growing
+        now = self.now
+        batch = growing.sequences
+        if chunks:
+            self.jump = 1 if self.chunked and batch else 0
+            end = now + (
+                self.latency.iteration_s(chunks, batch, growing.tokens)
+                if self.jump
+                else self.latency.iteration_s(chunks, 0, 0)
+            )
+        elif batch:
+            self.jump = 1 if preempted else self._steps_alike()
+            end = now + self.latency.decode_run_s(batch, growing.tokens, self.jump)
+        elif preempted:
+            self.start()  # those that were transferred, or the preempted ones from the start
+            return
+        else:
+            self.now = inf
+            return
+        self.end = end
+        if self.timeline is not None:
+            self.started = (now, sum(new for new, _ in chunks), len(self.queue))
+        if self.fresh and self.jump:
+            self._stamp_fresh()
+
+    def _form_batch(self) -> tuple[list[tuple[int, int]], bool]:
+        """Return the chunks of prompts to work on, and whether room was made by preemption."""
+        growing = self.growing
         preempted = False
         chunks: list[tuple[int, int]] = []
         if self.chunked:
@@ -287,38 +312,28 @@ class Replica:
                 chunks = self._whole_prompts()
             if not chunks and growing.sequences:
                 preempted = self._make_room()
+        return chunks, preempted
+
+    def _steps_alike(self) -> int:
+        """Return the decode steps until a sequence ends or blocks run out."""
+        growing = self.growing
+        steps = (self.until_step[0] >> REQUEST_BITS) - growing.step
+        if steps > 1:
+            steps = growing.steps_within(self.capacity - self.fixed_blocks, steps)
+        return steps
+
+    def _stamp_fresh(self) -> None:
+        """Stamp the first token of those whose first decode step begins."""
+        growing = self.growing
         now = self.now
-        batch = growing.sequences
-        if chunks:
-            self.jump = 1 if self.chunked and batch else 0
-            end = now + (
-                self.latency.iteration_s(chunks, batch, growing.tokens)
-                if self.jump
-                else self.latency.iteration_s(chunks, 0, 0)
-            )
-        elif batch:
-            tokens = growing.tokens
-            steps = 1 if preempted else (self.until_step[0] >> REQUEST_BITS) - growing.step
-            if steps > 1:
-                steps = growing.steps_within(self.capacity - self.fixed_blocks, steps)
-            self.jump = steps
-            end = now + self.latency.decode_run_s(batch, tokens, steps)
-        else:
-            if preempted:
-                self.start()  # the transferred ones, or the preempted ones from the start
-            else:
-                self.now = inf
-            return
-        self.end = end
-        if self.timeline is not None:
-            self.started = (now, sum(new for new, _ in chunks), len(self.queue))
-        if self.fresh and self.jump:
-            first = end if self.jump == 1 else now + self.latency.decode_run_s(batch, tokens, 1)
-            ledger = self.ledger
-            for request in self.fresh:
-                ledger.decode_start[request] = now
-                ledger.first_token[request] = first
-            self.fresh = []
+        first = self.end
+        if self.jump > 1:
+            first = now + self.latency.decode_run_s(growing.sequences, growing.tokens, 1)
+        ledger = self.ledger
+        for request in self.fresh:
+            ledger.decode_start[request] = now
+            ledger.first_token[request] = first
+        self.fresh = []
 
     def _join(self) -> None:
         growing = self.growing
@@ -456,8 +471,6 @@ class Replica:
         if not ledger.prefill_start[request] <= self.now:
             ledger.prefill_start[request] = self.now
         return tokens
-
-    # ---------------------------------------------------------------- reservations
 
     def reserve(self, time_s: float) -> list[int]:
         """Give waiting KV caches their blocks, in order; return those that can be transferred."""

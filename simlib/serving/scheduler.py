@@ -5,8 +5,9 @@ Policies
     max_batch_tokens with chunks of prompts (Sarathi-Serve, OSDI 2024, arXiv:2403.02310; vLLM V1).
     ``prefill_first``: an iteration takes whole prompts if any fits, else decodes (vLLM V0).
 
-Disciplines order the waiting requests of a replica by a key, smallest first, ties by request
-number; the running request with the largest key is the first to be preempted.
+Disciplines order the waiting requests of a replica by a key (arrival, prompt tokens, TTFT deadline
+or priority class: `simlib.serving.dispatch.entry_keys`), smallest first, ties by request number;
+the running request with the largest key is the first to be preempted.
 """
 
 from __future__ import annotations
@@ -17,26 +18,6 @@ from typing import Literal
 
 Policy = Literal["chunked_prefill", "prefill_first"]
 Discipline = Literal["fcfs", "sjf", "edf", "priority"]
-
-
-def order_key(
-    discipline: Discipline,
-    arrival_s: float,
-    prompt_tokens: int,
-    ttft_slo_s: float,
-    priority: int,
-) -> float:
-    """Return what a discipline sorts by: constant, prompt length, TTFT deadline or class.
-
-    The constant leaves the order to the request number, which is the order of arrival.
-    """
-    if discipline == "sjf":
-        return float(prompt_tokens)
-    if discipline == "edf":
-        return arrival_s + ttft_slo_s
-    if discipline == "priority":
-        return float(priority)
-    return 0.0
 
 
 class OrderedQueue:

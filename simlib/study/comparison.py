@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simlib.core.config import SimConfig
-from simlib.core.records import TTFT_PARTS, Floats, RequestRecords
+from simlib.core.records import TTFT_PARTS, Floats, RequestRecords, Status
 from simlib.core.summary import pool_gpus
 from simlib.stats.compare import (
     PairedComparison,
@@ -222,12 +222,26 @@ def _compare(
     percent, metric = split_statistic(statistic)
     b, c = (
         _rounded(request_values(records, side.config, metric))
-        for records, side in zip(single, sides, strict=True)
+        for records, side in zip(_served_by_both(*single), sides, strict=True)
     )
+    if len(b) != len(c):  # a closed loop sends other requests in the window: nothing to pair by
+        whole = [side.measured.values(statistic)[:1] for side in sides]
+        return paired(whole[0], whole[1])
     if metric == "tpot":
         both = ~(np.isnan(b) | np.isnan(c))
         b, c = b[both], c[both]
     return paired_batches(b, c) if percent is None else paired_batch_percentiles(b, c, percent)
+
+
+def _served_by_both(
+    baseline: RequestRecords, candidate: RequestRecords
+) -> tuple[RequestRecords, RequestRecords]:
+    n = min(len(baseline), len(candidate))
+    served = (baseline.status[:n] != Status.REJECTED) & (candidate.status[:n] != Status.REJECTED)
+    return (
+        baseline.select(np.append(served, np.ones(len(baseline) - n, np.bool_))),
+        candidate.select(np.append(served, np.ones(len(candidate) - n, np.bool_))),
+    )
 
 
 def _rounded(values: Floats) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
@@ -133,7 +132,7 @@ def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None
     replicates = study.replicates or file.replicates
     rows: dict[str, Row] = {}
     for combination in itertools.product(*(range(len(f.levels)) for f in factors)):
-        settings = copy.deepcopy(base)
+        settings = _copy(base)
         labels: dict[str, Any] = {}
         for factor, level in zip(factors, combination, strict=True):
             labels[factor.name] = factor.labels[level]
@@ -309,14 +308,21 @@ def _with_overrides(settings: dict[str, Any], overrides: Mapping[str, Any]) -> d
 
     A section that names its mode or kind is whole: it replaces the one it overrides.
     """
-    merged = copy.deepcopy(settings)
+    merged: dict[str, Any] = _copy(settings)
     for key, value in overrides.items():
         whole = isinstance(value, Mapping) and ("mode" in value or "kind" in value)
         if isinstance(value, Mapping) and not whole and isinstance(merged.get(key), dict):
             merged[key] = _with_overrides(merged[key], value)
         else:
-            _set(merged, str(key), copy.deepcopy(value))
+            _set(merged, str(key), _copy(value))
     return merged
+
+
+def _copy(value: Any) -> Any:
+    """Return a deep copy without shared parts: YAML aliases must not be changed together."""
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
 def _set(settings: dict[str, Any], dotted: str, value: Any) -> None:

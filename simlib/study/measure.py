@@ -12,6 +12,7 @@ from simlib.core.config import SimConfig
 from simlib.core.records import (
     Floats,
     RequestRecords,
+    Status,
     e2e_s,
     in_window,
     tpot_s,
@@ -137,7 +138,10 @@ def pooled_percentiles(replicates: Sequence[Floats], metric: str) -> dict[str, f
 
 
 def request_values(records: RequestRecords, config: SimConfig, metric: str) -> Floats:
-    """Return one metric (ttft, tpot or e2e) of each request in the window, by arrival."""
+    """Return one metric (ttft, tpot or e2e) of each request in the window, by arrival.
+
+    Rejected requests, which are counted beside every metric, have none.
+    """
     counted = _counted(records, config)
     if metric == "ttft":
         return ttft_s(counted, config.ttft_definition)
@@ -145,7 +149,8 @@ def request_values(records: RequestRecords, config: SimConfig, metric: str) -> F
 
 
 def _counted(records: RequestRecords, config: SimConfig) -> RequestRecords:
-    return records.select(in_window(records, config.warmup_seconds, config.sim_seconds))
+    window = in_window(records, config.warmup_seconds, config.sim_seconds)
+    return records.select(window & (records.status != Status.REJECTED))
 
 
 def measure_replicate(records: RequestRecords, config: SimConfig) -> Measurement:

@@ -5,8 +5,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from simlib.serving import twin as stepwise
-from simlib.serving.cluster import Classes, pools_of, simulate, simulate_closed_loop
+from simlib.serving.cluster import Classes, simulate, simulate_closed_loop
 from simlib.serving.deployment import Disaggregated, Monolithic, Pool, TransferLink
+from simlib.serving.dispatch import pools_of
 from simlib.serving.linear import LinearLatency
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
@@ -21,6 +22,8 @@ def dyadic(power, low, high):
 
 @st.composite
 def exact_latencies(draw):
+    if draw(st.booleans()):  # fixed steps: arrivals and iteration ends fall together
+        return LinearLatency(draw(st.sampled_from([0.125, 0.25])), kv_bytes_per_token=1.0)
     return LinearLatency(
         step_s=draw(dyadic(6, 1, 8)),
         token_s=draw(dyadic(12, 0, 4)),
@@ -146,7 +149,7 @@ def assert_same(fast, twin, tolerance):
         )
 
 
-exact_gaps = st.one_of(st.just(0.0), dyadic(6, 0, 64))
+exact_gaps = st.one_of(st.just(0.0), st.sampled_from([0.125, 0.5, 1.0]), dyadic(6, 0, 64))
 
 
 @settings(max_examples=300, deadline=None)

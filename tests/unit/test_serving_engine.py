@@ -12,6 +12,7 @@ from simlib.serving.cluster import Classes, simulate, simulate_closed_loop
 from simlib.serving.deployment import Disaggregated, Monolithic, Pool, TransferLink
 from simlib.serving.latency import latency_model
 from simlib.serving.linear import LinearLatency
+from simlib.serving.table import LatencyTable, TableLatency
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
 
@@ -82,8 +83,11 @@ def test_prefill_first_takes_a_whole_prompt_above_the_budget_alone():
     assert records.finish_s.tolist() == [1, 2, 3]
 
 
-def test_an_arrival_at_an_iteration_boundary_joins_the_next_iteration():
-    records = simulate(requests_of((0, 1, 5), (2, 1, 1)), mono())
+@pytest.mark.parametrize("noted", [False, True])
+def test_an_arrival_at_an_iteration_boundary_joins_the_next_iteration(noted):
+    """As a lane, and event by event, which a timeline asks for."""
+    timeline = Timeline() if noted else None
+    records = simulate(requests_of((0, 1, 5), (2, 1, 1)), mono(), timeline=timeline)
     assert records.prefill_start_s[1] == 2
 
 
@@ -285,8 +289,8 @@ def test_rejected_requests_take_no_place_in_a_closed_loop():
         (lambda: Pool(SECOND, 160, max_batch_tokens=8), "max_batch_tokens must be >= max_batch"),
         (lambda: Pool(SECOND, 160, router="best"), "router must be one of round_robin"),
         (lambda: Pool(SECOND, 160, policy="best"), "policy must be one of chunked_prefill"),
-        (lambda: TransferLink(0.0), "bandwidth_bytes_per_s must be > 0"),
-        (lambda: TransferLink(float("nan")), "bandwidth_bytes_per_s must be > 0"),
+        (lambda: TransferLink(0.0), "bandwidth_bytes_per_s must be finite and > 0"),
+        (lambda: TransferLink(float("nan")), "bandwidth_bytes_per_s must be finite and > 0"),
         (lambda: TransferLink(1.0, -1.0), "base_latency_s must be finite and >= 0"),
         (lambda: TransferLink(1.0, scope="all"), "scope must be one of per_replica, shared"),
         (
@@ -362,14 +366,45 @@ def test_a_run_takes_at_most_400_bytes_a_request():
         assert peak < 400 * n
 
 
-@pytest.mark.parametrize("kind", ["roofline", "affine"])
-def test_engines_agree_on_a_real_model_and_gpu(kind):
+def table_latency():
+    """Piecewise linear in everything, so that a jump crosses kinks."""
+    return TableLatency(
+        LatencyTable(
+            model="m",
+            gpu="g",
+            tensor_parallel=1,
+            precision="bf16",
+            backend="b",
+            source="made up",
+            kv_bytes_per_token=300_000.0,
+            kv_capacity_tokens=5_000,
+            tokens=[1.0, 8.0, 64.0, 2_048.0],
+            shared_s=[0.010, 0.011, 0.015, 0.2],
+            chunk=[1.0, 512.0],
+            before=[0.0, 4_096.0],
+            prefill_attention_s=[[0.001, 0.002], [0.003, 0.018]],
+            batch=[1.0, 4.0, 64.0],
+            context=[16.0, 200.0, 700.0, 3_000.0],
+            decode_attention_s=[
+                [0.001, 0.003, 0.004, 0.02],
+                [0.002, 0.008, 0.009, 0.05],
+                [0.01, 0.02, 0.05, 0.1],
+            ],
+        )
+    )
+
+
+@pytest.mark.parametrize("kind", ["roofline", "affine", "table"])
+def test_engines_agree_on_real_models_and_on_a_table(kind):
     rng = np.random.default_rng(9)
     n = 60
     requests = Requests(
         np.cumsum(rng.exponential(0.1, n)), rng.integers(1, 3_000, n), rng.integers(1, 150, n)
     )
-    latency = latency_model(kind, model="llama-3.1-70b", gpu="h100_sxm", tensor_parallel=4)
+    if kind == "table":
+        latency = table_latency()
+    else:
+        latency = latency_model(kind, model="llama-3.1-70b", gpu="h100_sxm", tensor_parallel=4)
     for deployment in (
         mono(latency=latency, kv=30_000, max_batch_tokens=2_048),
         mono(latency=latency, kv=400_000, replicas=2, router="least_tokens"),
