@@ -23,7 +23,30 @@ PATH = FOLDER / f"model_v{MODEL_VERSION}.json"
 
 BASE = {"sim_seconds": 40.0, "warmup_seconds": 5.0, "random_seed": 11}
 KV = {"kv_base_latency_s": 0.01, "kv_bytes_per_token": 131072.0}
+BATCHING = {"serving": "batching", "arrival": {"rate_per_s": 5.0}}
+SMALL_KV = {"kv_capacity_tokens": 6000, "max_batch_size": 64}
 CONFIGS: dict[str, dict] = {
+    "batching mono": {"mode": "mono", **BATCHING},
+    "batching disagg": BATCHING,
+    "batching mono, prefill first, preempting": {
+        "mode": "mono",
+        **BATCHING,
+        "batching_mono": {"pool": {**SMALL_KV, "policy": "prefill_first", "router": "random"}},
+    },
+    "batching disagg, shared link": {
+        **BATCHING,
+        "latency": {"kind": "affine"},
+        "batching_disagg": {
+            "prefill": {"replicas": 2, "router": "power_of_two"},
+            "decode": {**SMALL_KV, "replicas": 2},
+            "link": {"bandwidth_bytes_per_s": 5e9, "scope": "shared", "contention": "fair"},
+        },
+    },
+    "batching, closed loop": {
+        "serving": "batching",
+        "mode": "mono",
+        "arrival": {"kind": "closed_loop", "concurrency": 24, "requests": 800},
+    },
     "mono": {"mode": "mono"},
     "disagg": {},
     "mono overloaded": {"mode": "mono", "cluster_mono": {"num_gpus": 1}},
