@@ -22,7 +22,7 @@ class FolderInUseError(RuntimeError):
     """Another run works in this folder."""
 
 
-_HELD: list[IO[str]] = []
+_HELD: dict[Path, IO[str]] = {}
 """Open for the life of the process: the system drops the lock with it, however it ends."""
 
 
@@ -39,14 +39,18 @@ def hold(folder: Path) -> None:
     """
     if fcntl is None:  # pragma: no cover
         return
-    path = folder / ".snakemake" / "simlib.lock"
+    path = folder.resolve() / ".snakemake" / "simlib.lock"
+    if path in _HELD:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        with file:
+            holder = _holder(file) or "another process"
         raise FolderInUseError(
-            f"{_holder(file) or 'another process'} is running the studies of this folder; "
+            f"{holder} is running the studies of this folder; "
             "wait until it ends, or run in another folder"
         ) from None
     except OSError:  # a file system without locks
@@ -59,7 +63,7 @@ def hold(folder: Path) -> None:
     file.truncate(0)
     json.dump(f"process {os.getpid()} on {host}", file)
     file.flush()
-    _HELD.append(file)
+    _HELD[path] = file
     atexit.register(_release, file, os.getpid())
 
 

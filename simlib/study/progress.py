@@ -91,11 +91,13 @@ class Progress(logging.Handler):
                 self._write(f"    {text}")
 
     def _write(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        if not self.stream.closed:
+            print(text, file=self.stream, flush=True)
 
     def _rewrite(self, text: str) -> None:
-        self.stream.write(f"\r\x1b[K{text}")
-        self.stream.flush()
+        if not self.stream.closed:
+            self.stream.write(f"\r\x1b[K{text}")
+            self.stream.flush()
 
 
 _TOLD_BETTER = ("job_info", "job_finished", "job_error", "progress", "shellcmd")
