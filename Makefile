@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help study report test test-all lint format docs bench schema clean
+.PHONY: help study report test test-all test-slurm lint format docs bench schema clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -20,6 +20,9 @@ report: study ## Put tables and figures into one file: results/report.html
 
 test: $(VENV)/.test ## Run the tests
 	$(BIN)/python -m pytest -n $(CORES)
+
+test-slurm: .venv-slurm/.done ## Run a study on a real Slurm of one node (root on Debian; else says why not)
+	tests/slurm/run.sh
 
 lint: $(VENV)/.lint $(VENV)/.test ## Check style, types and the workflow
 	$(BIN)/ruff check .
@@ -36,8 +39,9 @@ format: $(VENV)/.lint ## Format the code
 docs: $(VENV)/.docs ## Build the documentation: docs/_build/html/index.html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-bench: $(VENV)/.runtime ## Measure the engines' speed against each other
+bench: $(VENV)/.runtime ## Measure the engines' speed, and what the workflow costs
 	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/workflow.py
 
 schema: $(VENV)/.runtime ## Write workflow/schemas/config.schema.json anew
 	$(BIN)/simlib study schema --output workflow/schemas/config.schema.json
@@ -57,4 +61,10 @@ $(VENV)/.runtime: pyproject.toml $(VENV)/bin/python
 
 $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: pyproject.toml $(VENV)/.runtime
 	$(INSTALL) --editable '.[$*]'
+	@touch $@
+
+# apart from .venv: without a Slurm controller, this plugin slows every start of snakemake
+.venv-slurm/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-slurm
+	.venv-slurm/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[slurm]'
 	@touch $@
