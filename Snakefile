@@ -21,6 +21,8 @@ configfile: "config.yaml"
 # jobs run with this Python, whatever is first on their PATH
 shell.prefix(
     f"set -euo pipefail; PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+    # one thread a job: idle BLAS threads cost more CPU than a small simulation
+    "export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1; "
 )
 
 try:
