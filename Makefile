@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help study report test test-all test-slurm lint format docs bench schema clean
+.PHONY: help study report test test-slurm lint format docs bench schema clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list

@@ -14,11 +14,11 @@ from simlib.core.model_version import MODEL_VERSION
 from simlib.core.sampling import check_trace_covers
 from simlib.errors import InvalidParameterError
 from simlib.serving.assemble import deployment_of
+from simlib.serving.router import DRAWS
 from simlib.study.files import canonical_json
 from simlib.study.spec import ZIP_LABELS, Precision, Study, StudyFile
 from simlib.workload.traces import trace_sha256
 
-ROUTERS_THAT_DRAW = ("random", "power_of_two")
 ANALYSIS_ONLY = ("warmup_seconds", "ttft_definition")
 """Settings that tables apply to finished runs; changing them simulates nothing again."""
 
@@ -231,7 +231,7 @@ def essential(config: SimConfig) -> dict[str, Any]:
     }
     if batching:
         settings["latency"] = config.latency.to_dict()
-        if any(pool.router in ROUTERS_THAT_DRAW for pool in config.batching.pools.values()):
+        if any(pool.router in DRAWS for pool in config.batching.pools.values()):
             settings["random_seed"] = config.random_seed
     arrival = config.arrival
     if arrival.kind == "trace":

@@ -142,7 +142,10 @@ def request_values(records: RequestRecords, config: SimConfig, metric: str) -> F
 
     Rejected requests, which are counted beside every metric, have none.
     """
-    counted = _counted(records, config)
+    return _values(_counted(records, config), config, metric)
+
+
+def _values(counted: RequestRecords, config: SimConfig, metric: str) -> Floats:
     if metric == "ttft":
         return ttft_s(counted, config.ttft_definition)
     return tpot_s(counted) if metric == "tpot" else e2e_s(counted)
@@ -164,7 +167,7 @@ def measure_replicate(records: RequestRecords, config: SimConfig) -> Measurement
         parts={name: float(np.mean(values)) for name, values in parts.items() if len(values)}
         or dict.fromkeys(parts, float("nan")),
         samples={
-            metric: int(np.count_nonzero(~np.isnan(request_values(records, config, metric))))
+            metric: int(np.count_nonzero(~np.isnan(_values(counted, config, metric))))
             for metric in ("ttft", "tpot", "e2e")
         },
         drift=drift(waits_s, counted.arrival_s),
