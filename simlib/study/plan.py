@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from simlib.core.config import SimConfig
+from simlib.study.batches import Batch
 from simlib.study.files import write_json
 from simlib.study.grid import ResolvedStudy, resolve, run_settings
+from simlib.study.spec import StudyFile
 from simlib.study.store import result_path
 
-# Measured for each engine, both deployments, and rounded up: memory twice, time tenfold, for
-# slower machines than the one measured on. A retry asks for more.
+# Measured for each engine, both deployments, and rounded up. What is asked for is more: memory
+# twice, time tenfold, for slower machines than the one measured on. A retry asks for more still.
 _BASE_MB = 250
 _BASE_MINUTES = 5
 _BYTES_PER_REQUEST = {"fast": 700}
 _BYTES_OTHERWISE = 2000
-_SECONDS_PER_REQUEST = {"fast": 1e-5}
-_SECONDS_OTHERWISE = 2e-4
+_SECONDS_PER_SIMULATION = 0.01
+_SECONDS_PER_REQUEST = {"fast": 1e-6}
+_SECONDS_OTHERWISE = 2e-5
 _TRACE_LINE_BYTES = 12
 """Fewer than in any line of a trace."""
 
@@ -31,6 +34,9 @@ class Plan:
 
     studies: dict[str, ResolvedStudy]
     results: Path
+    batch_seconds: float
+    batches: tuple[Batch, ...] = ()
+    """The missing simulations that share jobs."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any], results: str, source: str) -> Plan:
@@ -40,7 +46,8 @@ class Plan:
         workflow, so that studies run from any folder find the trace that ships with it.
         """
         resolved = resolve(config, source=Path(source))
-        return cls({study.name: study for study in resolved}, Path(results))
+        batch_seconds = StudyFile.from_dict(dict(config)).batch_seconds
+        return cls({study.name: study for study in resolved}, Path(results), batch_seconds)
 
     def write(self) -> None:
         """Write the point and study files that jobs read; unchanged ones are left alone."""
@@ -73,23 +80,35 @@ class Plan:
             return config.arrival.requests
         return config.arrival.rate_per_s * config.sim_seconds
 
-    def memory_mb(self, point_id: str) -> int:
-        """Return the memory to ask for when simulating a replicate, MB."""
+    def seconds(self, point_id: str) -> float:
+        """Return about how long simulating a replicate takes, without starting a process."""
+        config = self._configs[point_id]
+        fast = config.serving == "token_rate"
+        per_request = _SECONDS_PER_REQUEST.get(config.engine if fast else "", _SECONDS_OTHERWISE)
+        return _SECONDS_PER_SIMULATION + self.requests(point_id) * per_request
+
+    def memory_mb(self, *point_ids: str) -> int:
+        """Return the memory to ask for when simulating replicates one after the other, MB."""
+        return _BASE_MB + max(map(self._megabytes, point_ids))
+
+    def minutes(self, *point_ids: str) -> int:
+        """Return the time to ask for when simulating replicates one after the other, minutes."""
+        return _BASE_MINUTES + int(10 * sum(map(self.seconds, point_ids)) / 60)
+
+    def _megabytes(self, point_id: str) -> int:
         per_request = _BYTES_PER_REQUEST.get(self._configs[point_id].engine, _BYTES_OTHERWISE)
-        return _BASE_MB + int(self.requests(point_id) * per_request / 1e6)
+        return int(self.requests(point_id) * per_request / 1e6)
 
-    def minutes(self, point_id: str) -> int:
-        """Return the time to ask for when simulating a replicate, minutes."""
-        per_request = _SECONDS_PER_REQUEST.get(self._configs[point_id].engine, _SECONDS_OTHERWISE)
-        return _BASE_MINUTES + int(self.requests(point_id) * per_request / 60)
+    def latency_tables(self, *point_ids: str) -> list[str]:
+        """Return the tables of measured kernels that simulations of points read."""
+        names = {name for point_id in point_ids for name in self._table_names(point_id)}
+        return sorted(str(self.results / "latency" / name) for name in names)
 
-    def latency_tables(self, point_id: str) -> list[str]:
-        """Return the tables of measured kernels that a point's simulation reads."""
+    def _table_names(self, point_id: str) -> set[str]:
         config = self._configs[point_id]
         if config.serving != "batching" or config.latency.kind != "aiconfigurator":
-            return []
-        names = {config.latency.table_name(pool) for pool in config.batching.pools.values()}
-        return sorted(str(self.results / "latency" / name) for name in names)
+            return set()
+        return {config.latency.table_name(pool) for pool in config.batching.pools.values()}
 
     @cached_property
     def _configs(self) -> dict[str, SimConfig]:

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 EVERY_S = 60.0
@@ -20,8 +21,15 @@ class Progress(logging.Handler):
     Failures are told as they happen. At the end one line says how many jobs of each rule ran.
     """
 
-    def __init__(self, stream: TextIO | None = None, clock: Any = time.monotonic) -> None:
+    def __init__(
+        self,
+        batches: Mapping[str, int] | None = None,
+        stream: TextIO | None = None,
+        clock: Any = time.monotonic,
+    ) -> None:
+        """Follow a run; `batches` has the number of simulations by rule that makes several."""
         super().__init__()
+        self.batches = batches or {}
         self.stream = stream or sys.stderr
         self.clock = clock
         self.terminal = self.stream.isatty()
@@ -34,26 +42,46 @@ class Progress(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of one event; other messages are not ours."""
-        kind = _kind(record)
-        if kind == "job_info":
-            if not self.rules:
-                self.started = self.clock()  # the plan is made: from here on jobs take the time
-            self.rules[record.__dict__["jobid"]] = record.__dict__["rule_name"]
+        kind, event = _kind(record), record.__dict__
+        if kind == "run_info":
+            self._plan(event["stats"])
+        elif kind == "job_info":
+            self.rules[event["jobid"]] = event["rule_name"]
         elif kind == "job_finished":
-            job = record.__dict__["job_id"]
-            self.finished[self.rules.get(job, "other")] += 1
+            self._finish(self.rules.get(event["job_id"], "other"))
         elif kind == "job_error":
-            self._tell_failure(record.__dict__)
-        elif kind == "progress":
-            self.done, self.total = record.__dict__["done"], record.__dict__["total"]
-            now = self.clock()
-            if self.terminal:
-                if now - self.written >= 0.1 or self.done == self.total:
-                    self._rewrite(self.line())
-                    self.written = now
-            elif now - self.written >= EVERY_S:
-                self._write(self.line())
+            self._tell_failure(event)
+
+    def _plan(self, stats: Mapping[str, int]) -> None:
+        """Say what there is to do, simulations rather than jobs."""
+        todo: Counter[str] = Counter()
+        for rule, jobs in stats.items():
+            if rule not in ("total", "all", "simulations"):
+                todo[self._called(rule)] += jobs * self.batches.get(rule, 1)
+        self.total = sum(todo.values())
+        self.started = self.clock()  # the plan is made: from here on jobs take the time
+        shared = sum(jobs for rule, jobs in stats.items() if rule in self.batches)
+        alone = stats.get("simulate", 0)
+        note = f"; {shared + alone} jobs simulate" if shared else ""
+        self._write(f"to do: {listed(todo)}{note}")
+
+    def _called(self, rule: str) -> str:
+        return "simulate" if rule in self.batches else rule
+
+    def _finish(self, rule: str) -> None:
+        if rule in ("all", "simulations"):
+            return
+        weight = self.batches.get(rule, 1)
+        self.finished[self._called(rule)] += weight
+        self.done += weight
+        now = self.clock()
+        if self.terminal:
+            if now - self.written >= 0.1 or self.done == self.total:
+                self._rewrite(self.line())
                 self.written = now
+        elif now - self.written >= EVERY_S:
+            self._write(self.line())
+            self.written = now
 
     def line(self) -> str:
         """Return where the run stands."""
@@ -62,17 +90,16 @@ class Progress(logging.Handler):
         left = duration((self.total - self.done) / rate) if rate > 0 else "unknown"
         failures = sum(self.failed.values())
         return (
-            f"{self.done}/{self.total} jobs, {rate:.3g}/s, {left} left"
+            f"{self.done}/{self.total} done, {rate:.3g}/s, {left} left"
             + (f", {failures} failed" if failures else "")
         )  # fmt: skip
 
     def summarise(self) -> None:
         """Say what ran, once, at the end."""
         atexit.unregister(self.summarise)
-        ran = Counter({rule: n for rule, n in self.finished.items() if rule != "all"})
-        if not ran and not self.failed:
+        if not self.finished and not self.failed:
             return
-        text = f"ran {listed(ran) or 'nothing to its end'}"
+        text = f"ran {listed(self.finished) or 'nothing to its end'}"
         if self.failed:
             text += f"; failed: {listed(self.failed)}"
         if self.terminal:
@@ -81,11 +108,14 @@ class Progress(logging.Handler):
 
     def _tell_failure(self, event: dict[str, Any]) -> None:
         rule = event.get("rule_name") or "job"
+        outputs = ", ".join(map(str, event.get("output") or ()))
+        if rule in self.batches:
+            rule, outputs = "batch", f"{self.batches[rule]} simulations in one job"
         self.failed[rule] += 1
         if self.terminal:
             self._rewrite("")
         logs = ", ".join(map(str, event.get("log") or ())) or "none"
-        self._write(f"FAILED {rule}: {', '.join(map(str, event.get('output') or ()))}; log: {logs}")
+        self._write(f"FAILED {rule}: {outputs}; log: {logs}")
         for path in event.get("log") or ():
             for text in _last_lines(str(path)):
                 self._write(f"    {text}")
@@ -100,18 +130,21 @@ class Progress(logging.Handler):
             self.stream.flush()
 
 
-_TOLD_BETTER = ("job_info", "job_finished", "job_error", "progress", "shellcmd")
+_TOLD_BETTER = ("run_info", "job_info", "job_finished", "job_error", "progress", "shellcmd")
 _CHATTER = re.compile(r"Select jobs to execute|Execute \d+ jobs|Assuming unrestricted|Using shell")
 
 
-def show(logger: logging.Logger, *, dryrun: bool = False) -> None:
-    """Show progress instead of Snakemake's lines on every job, which its log file keeps."""
+def show(logger: logging.Logger, batches: Mapping[str, int], *, dryrun: bool = False) -> None:
+    """Show progress instead of Snakemake's lines on every job, which its log file keeps.
+
+    `batches` has the number of simulations by rule that makes several.
+    """
     if dryrun:
         return
     for handler in logger.handlers:
         if handler.name == "DefaultStreamHandler":
             handler.addFilter(_worth_showing)
-    logger.addHandler(Progress())
+    logger.addHandler(Progress(batches))
 
 
 def _worth_showing(record: logging.LogRecord) -> bool:

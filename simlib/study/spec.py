@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from simlib.core.summary import PERCENTILES
-from simlib.core.validation import ConfigModel, PositiveFloat, PositiveInt
+from simlib.core.validation import ConfigModel, NonNegativeFloat, PositiveFloat, PositiveInt
 from simlib.errors import InvalidParameterError
 
 ZIP_LABELS = "labels"
@@ -110,6 +110,8 @@ class StudyFile(ConfigModel):
     """Settings of one simulation that all studies start from; see `SimConfig`."""
     replicates: PositiveInt = 5
     """Replicates of each point: the same configuration under other random streams."""
+    batch_seconds: NonNegativeFloat = 2.0
+    """Simulations that take less share a job of about this length, seconds; 0: each has its own."""
     studies: dict[str, Study]
 
     @field_validator("studies")

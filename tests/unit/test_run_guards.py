@@ -125,15 +125,20 @@ class Terminal(io.StringIO):
 
 
 def follow(stream: io.StringIO, jobs: int, clock: Iterator[float]) -> Progress:
-    progress = Progress(stream, clock=lambda: next(clock))
+    progress = Progress(stream=stream, clock=lambda: next(clock))
+    tell(progress, {"event": "run_info", "stats": {"simulate": 10, "all": 1, "total": 11}})
     for job in range(jobs):
-        for event in (
+        tell(
+            progress,
             {"event": "job_info", "jobid": job, "rule_name": "simulate"},
             {"event": "job_finished", "job_id": job},
-            {"event": "progress", "done": job + 1, "total": 10},
-        ):
-            progress.emit(logging.makeLogRecord(event))
+        )
     return progress
+
+
+def tell(progress: Progress, *events: dict[str, object]) -> None:
+    for event in events:
+        progress.emit(logging.makeLogRecord(event))
 
 
 def seconds(step: float) -> Iterator[float]:
@@ -146,9 +151,10 @@ def seconds(step: float) -> Iterator[float]:
 def test_a_terminal_sees_one_line_rewritten_with_rate_and_time_left() -> None:
     stream = Terminal()
     progress = follow(stream, 5, seconds(1.0))
+    assert stream.getvalue().startswith("to do: 10 simulate\n")
     assert stream.getvalue().count("\r") == 5
-    assert "\n" not in stream.getvalue()
-    assert "5/10 jobs" in progress.line()
+    assert stream.getvalue().count("\n") == 1
+    assert "5/10 done" in progress.line()
     assert "/s, " in progress.line()
     progress.summarise()
     assert stream.getvalue().rstrip().split("ran ")[-1].startswith("5 simulate;")
@@ -157,24 +163,45 @@ def test_a_terminal_sees_one_line_rewritten_with_rate_and_time_left() -> None:
 def test_without_a_terminal_it_is_quiet_but_for_a_line_a_minute() -> None:
     stream = io.StringIO()
     follow(stream, 10, seconds(0.01)).summarise()
-    assert stream.getvalue().startswith("ran 10 simulate;")
-    assert stream.getvalue().count("\n") == 1
+    assert stream.getvalue().splitlines()[0] == "to do: 10 simulate"
+    assert stream.getvalue().splitlines()[1].startswith("ran 10 simulate;")
+    assert stream.getvalue().count("\n") == 2
     slow = io.StringIO()
     follow(slow, 10, seconds(61.0)).summarise()
-    assert slow.getvalue().count(" jobs, ") == 10
+    assert slow.getvalue().count(" done, ") == 10
 
 
 def test_a_failure_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
     log = tmp_path / "r0.log"
     log.write_text("error: no space\n", encoding="utf-8")
     stream = io.StringIO()
-    progress = Progress(stream)
-    event = {"event": "job_error", "rule_name": "simulate", "output": ["r0.npz"], "log": [str(log)]}
-    progress.emit(logging.makeLogRecord(event))
+    progress = Progress(stream=stream)
+    tell(
+        progress,
+        {"event": "job_error", "rule_name": "simulate", "output": ["r0.npz"], "log": [str(log)]},
+    )
     progress.summarise()
     assert "FAILED simulate: r0.npz" in stream.getvalue()
     assert "error: no space" in stream.getvalue()
     assert "failed: 1 simulate" in stream.getvalue()
+
+
+def test_the_simulations_of_a_batch_count_one_by_one() -> None:
+    stream = io.StringIO()
+    progress = Progress({"simulate_ab": 40, "simulate_cd": 7}, stream)
+    tell(
+        progress,
+        {"event": "run_info", "stats": {"simulate": 3, "simulate_ab": 1, "simulate_cd": 1}},
+        {"event": "job_info", "jobid": 1, "rule_name": "simulate_ab"},
+        {"event": "job_finished", "job_id": 1},
+        {"event": "job_error", "rule_name": "simulate_cd", "output": ["r0.npz"] * 7, "log": []},
+    )
+    assert "40/50 done" in progress.line()
+    progress.summarise()
+    said = stream.getvalue().splitlines()
+    assert said[0] == "to do: 50 simulate; 5 jobs simulate"
+    assert said[1] == "FAILED batch: 7 simulations in one job; log: none"
+    assert said[2].startswith("ran 40 simulate; failed: 1 batch;")
 
 
 def test_snakemakes_lines_on_every_job_are_hidden_and_its_warnings_are_not() -> None:
@@ -183,7 +210,7 @@ def test_snakemakes_lines_on_every_job_are_hidden_and_its_warnings_are_not() -> 
     handler = logging.StreamHandler(stream)
     handler.name = "DefaultStreamHandler"
     logger.addHandler(handler)
-    show(logger)
+    show(logger, {})
     logger.info("Execute 3 jobs...")
     logger.info("Finished jobid: 3", extra={"event": "job_finished", "job_id": 3})
     logger.warning("a warning")

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 
 REPO = Path(__file__).resolve().parents[2]
 
+RESULTS = "results/points/*/r*.npz"
 STUDY: dict[str, Any] = {
     "defaults": {"sim_seconds": 60, "warmup_seconds": 5},
     "replicates": 2,
@@ -78,7 +80,33 @@ class Workspace:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(tables)}
 
     def simulated(self) -> list[Path]:
-        return sorted(self.folder.glob("results/points/*/r*.npz"))
+        return sorted(self.folder.glob(RESULTS))
+
+    def stamps(self) -> dict[Path, int]:
+        """Return identities of the results: one that is made again has another."""
+        return {path: path.stat().st_ino for path in self.simulated()}
+
+    def start(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start the workflow in a process group of its own."""
+        self.write()
+        return subprocess.Popen(
+            self.command(*arguments), cwd=self.folder, text=True, env=env,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def wait_for(self, pattern: str, count: int) -> None:
+        """Wait until so many files match."""
+        deadline = time.monotonic() + 60
+        while len(list(self.folder.glob(pattern))) < count:
+            assert time.monotonic() < deadline, f"no {pattern}"
+            time.sleep(0.02)
+
+    def front(self, code: str) -> dict[str, str]:
+        """Return an environment in which every Python runs `code` first."""
+        folder = self.folder / "front"
+        folder.mkdir(exist_ok=True)
+        (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
+        return {**os.environ, "PYTHONPATH": str(folder)}
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from simlib.study.store import read_records, write_records
-from tests.workflow.conftest import Workspace
+from tests.workflow.conftest import RESULTS, Workspace
 
 pytestmark = pytest.mark.workflow
 
@@ -25,9 +25,12 @@ TABLES = "results/studies/rates/tables/summary.csv"
 MADE = Counter({"tables": 1})
 
 
-def stamps(workspace: Workspace) -> dict[Path, int]:
-    """Return inode-like identities of the results: a result made again has another one."""
-    return {path: path.stat().st_ino for path in workspace.simulated()}
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """Return a study of which each simulation is a job."""
+    workspace = Workspace(tmp_path)
+    workspace.config["batch_seconds"] = 0
+    return workspace
 
 
 @pytest.fixture
@@ -37,41 +40,18 @@ def copy_of(finished: Workspace, tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "copy")
 
 
-def start(workspace: Workspace, *arguments: str) -> subprocess.Popen[str]:
-    workspace.write()
-    return subprocess.Popen(
-        workspace.command(*arguments), cwd=workspace.folder, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-
-
-def wait_for_results(workspace: Workspace, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(workspace.simulated()) < count:
-        assert time.monotonic() < deadline, "no results"
-        time.sleep(0.02)
-
-
-def front(workspace: Workspace, code: str) -> dict[str, str]:
-    """Return an environment in which every Python runs `code` first."""
-    folder = workspace.folder / "front"
-    folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
-    return {**os.environ, "PYTHONPATH": str(folder)}
-
-
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_snakemake(workspace: Workspace, finished: Workspace, kill: int) -> None:
-    process = start(workspace, TABLES)
-    wait_for_results(workspace, 2)
+    process = workspace.start(TABLES)
+    workspace.wait_for(RESULTS, 2)
     process.send_signal(kill)
     process.communicate()
     time.sleep(1.0)  # jobs that run are not killed with it: let them end
-    kept = stamps(workspace)
+    kept = workspace.stamps()
     assert 2 <= len(kept) < 8
     ran = workspace.run(TABLES)  # without --unlock
     assert ran == MADE + Counter(simulate=8 - len(kept))
-    assert stamps(workspace).items() >= kept.items(), "nothing valid was made again"
+    assert workspace.stamps().items() >= kept.items(), "nothing valid was made again"
     assert workspace.results() == finished.results()
 
 
@@ -80,8 +60,7 @@ def test_a_job_killed_while_it_writes(workspace: Workspace, finished: Workspace)
     token = workspace.folder / "kill-one"
     token.touch()
     # os.fsync comes when the file is written, and not yet renamed; the half of it is cut off
-    env = front(
-        workspace,
+    env = workspace.front(
         "import os, signal, sys\n"
         f"token = {str(token)!r}\n"
         "def fsync(fd, real=os.fsync):\n"
@@ -99,10 +78,10 @@ def test_a_job_killed_while_it_writes(workspace: Workspace, finished: Workspace)
     )  # fmt: skip
     assert done.returncode != 0
     assert "FAILED simulate" in done.stderr
-    kept = stamps(workspace)
+    kept = workspace.stamps()
     assert len(kept) == 7, "the others went on"
     assert workspace.run(TABLES) == MADE + Counter(simulate=1)
-    assert stamps(workspace).items() >= kept.items()
+    assert workspace.stamps().items() >= kept.items()
     assert workspace.results() == finished.results()
 
 
@@ -125,11 +104,11 @@ def test_a_full_disk(workspace: Workspace, finished: Workspace, small_disk: Path
     done = workspace.snakemake(TABLES)
     assert done.returncode != 0
     assert "No space left on device" in done.stderr
-    kept = stamps(workspace)
+    kept = workspace.stamps()
     assert 0 < len(kept) < 8
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     assert workspace.run(TABLES) == MADE + Counter(simulate=8 - len(kept))
-    assert stamps(workspace).items() >= kept.items()
+    assert workspace.stamps().items() >= kept.items()
     assert workspace.results() == finished.results()
 
 
@@ -203,8 +182,8 @@ def test_damage_that_keeps_size_and_time_never_reaches_a_table(
 def test_a_second_run_and_an_edit_do_not_disturb_a_run(
     workspace: Workspace, finished: Workspace
 ) -> None:
-    first = start(workspace, TABLES)
-    wait_for_results(workspace, 1)
+    first = workspace.start(TABLES)
+    workspace.wait_for(RESULTS, 1)
     workspace.study["sweep"]["grid"]["arrival.rate_per_s"].append(3)
     second = workspace.snakemake(TABLES)  # by the edited configuration
     assert second.returncode != 0

@@ -1,11 +1,11 @@
-# One job per point and replicate. A point's file is named by the hash of all that can change
-# its result, so its time does not matter (ancient).
+# A point's file is named by the hash of all that can change its result, so its time does not
+# matter (ancient), and it is no input: it is written before any job is planned.
 
 
 rule simulate:
+    """One job per point and replicate."""
     input:
-        point=ancient("results/points/{point_id}/point.json"),
-        latency=lambda wildcards: ancient(plan.latency_tables(wildcards.point_id)),
+        lambda wildcards: ancient(plan.latency_tables(wildcards.point_id)),
     output:
         "results/points/{point_id}/r{replicate}.npz",
     log:
@@ -23,8 +23,42 @@ rule simulate:
     message:
         "simulating point {wildcards.point_id}, replicate {wildcards.replicate}"
     shell:
-        "python -m simlib.study.point {input.point} {wildcards.replicate} {output}"
-        " > {log} 2>&1"
+        "python -m simlib.study.point results/points/{wildcards.point_id}/point.json"
+        " {wildcards.replicate} {output} > {log} 2>&1"
+
+
+# One job for many simulations that are missing, and that together take seconds. A rule without
+# wildcards comes before `simulate`, which makes the others.
+for batch in plan.batches:
+
+    rule:
+        name:
+            f"simulate_{batch.name}"
+        input:
+            ancient(plan.latency_tables(*batch.points)),
+        output:
+            batch.files(plan.results),
+        log:
+            f"results/logs/batches/{batch.name}.log",
+        benchmark:
+            f"results/benchmarks/batches/{batch.name}.tsv"
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=lambda wildcards, attempt, batch=batch: plan.memory_mb(
+                *batch.points
+            )
+            * 2 ** (attempt - 1),
+            runtime=lambda wildcards, attempt, batch=batch: plan.minutes(
+                *(point for point, _ in batch.simulations)
+            )
+            * 2 ** (attempt - 1),
+        params:
+            name=batch.name,
+        message:
+            f"{len(batch.simulations)} simulations in one job"
+        shell:
+            "python -m simlib.study.batch results {params.name} > {log} 2>&1"
 
 
 rule replicate_until_precise:
