@@ -197,9 +197,18 @@ def test_a_second_run_and_an_edit_do_not_disturb_a_run(
     assert workspace.run(TABLES) == MADE + Counter(simulate=4)  # and now what the edit adds
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A study of rates 1, 2 and 3 that ran at once and in peace."""
+    workspace = Workspace(tmp_path_factory.mktemp("undisturbed"))
+    workspace.study["sweep"]["grid"]["arrival.rate_per_s"].append(3)
+    workspace.run(TABLES)
+    return workspace
+
+
 @pytest.mark.parametrize("with_snakemakes_notes", [True, False])
 def test_a_folder_copied_elsewhere_goes_on_there(
-    finished: Workspace, tmp_path: Path, *, with_snakemakes_notes: bool
+    finished: Workspace, undisturbed: Workspace, tmp_path: Path, *, with_snakemakes_notes: bool
 ) -> None:
     # times are not kept, and come in whatever order files are copied in
     for name in ["results", ".snakemake"] if with_snakemakes_notes else ["results"]:
@@ -211,6 +220,7 @@ def test_a_folder_copied_elsewhere_goes_on_there(
     assert there.run() == Counter()
     there.study["sweep"]["grid"]["arrival.rate_per_s"].append(3)
     assert there.run() == MADE + Counter(figures=1) + Counter(simulate=4)
+    assert there.results() == undisturbed.results()
 
 
 def tomorrow(position: int) -> int:
@@ -226,12 +236,15 @@ def shuffled(position: int) -> int:
 
 
 @pytest.mark.parametrize("clock", [tomorrow, long_ago, shuffled])
-def test_clock_jumps(copy_of: Workspace, clock: Callable[[int], int]) -> None:
+def test_clock_jumps(
+    copy_of: Workspace, undisturbed: Workspace, clock: Callable[[int], int]
+) -> None:
     for position, path in enumerate(sorted(copy_of.folder.glob("results/**/*"))):
         os.utime(path, ns=(clock(position), clock(position)))
     assert copy_of.run() == Counter()
-    copy_of.study["sweep"]["grid"]["arrival.rate_per_s"][1] = 3
+    copy_of.study["sweep"]["grid"]["arrival.rate_per_s"].append(3)
     assert copy_of.run() == MADE + Counter(figures=1) + Counter(simulate=4), (
         "an edit is seen all the same"
     )
+    assert copy_of.results() == undisturbed.results()
     assert copy_of.run() == Counter()
