@@ -4,7 +4,7 @@ python benchmarks/workflow.py [--points 100 1000 5000] [--cores 2]
 
 Prints a Markdown table: wall seconds, CPU seconds per simulation (all processes), wall seconds of
 the check that finds everything up to date, of a run after one point was edited, and of tabulating
-all points again with its peak memory.
+and drawing all points again, each with its peak memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REPO = Path(__file__).resolve().parents[1]
 TABLES = "results/studies/cheap/tables"
 HEADINGS = (
     "points", "cold, s", "CPU/job, s", "up to date, s", "one point edited, s", "jobs then",
-    "tables, s", "tables, MiB",
+    "tables, s", "tables, MiB", "figures, s", "figures, MiB",
 )  # fmt: skip
 
 
@@ -46,17 +46,16 @@ def snakemake(folder: Path, cores: int) -> tuple[float, float, str]:
     return wall, cpu, done.stderr
 
 
-def tabulate(folder: Path) -> tuple[float, float]:
-    """Make the tables again; return wall seconds and peak MiB of the process that does."""
+def stage(folder: Path, *arguments: str) -> tuple[float, float]:
+    """Run a stage of the study by hand; return wall seconds and the peak MiB of its process."""
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "simlib.cli.run", "study", "tables",
-         "results/studies/cheap/study.json", "--output", TABLES],
-        cwd=folder,
+        [sys.executable, "-m", "simlib.cli.run", "study", *arguments], cwd=folder,
+        stdout=subprocess.DEVNULL,
     )  # fmt: skip
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
-        sys.exit("tables failed")
+        sys.exit(f"{arguments[0]} failed")
     process.returncode = 0
     return time.perf_counter() - start, usage.ru_maxrss / 1024
 
@@ -82,13 +81,16 @@ def measure(points: int, cores: int) -> list[str]:
         write(folder, rates)
         edited, _, said = snakemake(folder, cores)
         ran = next(line for line in said.splitlines() if line.startswith("ran "))
-        wall, memory = tabulate(folder)
+        study = "results/studies/cheap/study.json"
+        tables = stage(folder, "tables", study, "--output", TABLES)
+        figures = stage(folder, "figures", study, "--tables", TABLES, "--output", "figures")
         results = list(folder.glob("results/points/*/r0.npz"))
         assert len(results) == points + 1, "points were lost"
         assert json.loads((folder / "results/.verified.json").read_text())["files"]
     return [
         f"{points}", f"{cold:.1f}", f"{cpu / points:.3f}", f"{unchanged:.1f}", f"{edited:.1f}",
-        ran.removeprefix("ran ").split(";")[0], f"{wall:.1f}", f"{memory:.0f}",
+        ran.removeprefix("ran ").split(";")[0], f"{tables[0]:.1f}", f"{tables[1]:.0f}",
+        f"{figures[0]:.1f}", f"{figures[1]:.0f}",
     ]  # fmt: skip
 
 
