@@ -1,12 +1,12 @@
 """Simulate every measured closed-loop row that the latency models cover, and report the errors.
 
     python benchmarks/validate_measured.py MEASURED.csv [--latency roofline|affine|aiconfigurator]
-        [--protocol stated|inferred] [--calibrate] [--held-out] [--quiet] [--output PAGE.md]
+        [--protocol published|default_batch|spread_lengths] [--calibrate] [--held-out] [--quiet]
+        [--output PAGE.md]
 
-The benchmark sends 10 requests per place in flight (means times that number are whole
-nanoseconds, for nearly all rows of 0.12.0). Lengths follow a `Protocol`. Three constants per
-engine version describe the engine's overhead (`OVERHEADS`), whatever the latency model;
-`--calibrate` shows how they were found. Nothing is tuned per row.
+The benchmark sends 10 requests per place in flight; a `Protocol` says of what lengths, and how much
+fits a batch. `OVERHEADS` describes each engine version by two constants, and one front end of two
+constants serves all of them; `--calibrate` shows how they were found. Nothing is tuned per row.
 """
 
 from __future__ import annotations
@@ -15,27 +15,34 @@ import argparse
 import csv
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from heapq import heappop, heappush
 from itertools import product
+from math import inf
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from simlib.core.records import RequestRecords
 from simlib.errors import InvalidParameterError
 from simlib.serving import catalog
 from simlib.serving.aiconfigurator import build_latency_table
-from simlib.serving.cluster import simulate_closed_loop
 from simlib.serving.deployment import Monolithic, Pool
+from simlib.serving.dispatch import ArrivalOrder
 from simlib.serving.latency import latency_model
+from simlib.serving.ledger import Ledger
 from simlib.serving.protocol import LatencyModel
+from simlib.serving.replica import Replica
+from simlib.workload.requests import Requests
 
 LATENCIES = ("roofline", "affine", "aiconfigurator")
 REQUESTS_PER_PLACE = 10
-MAX_BATCH_SIZE = 1024
+DEFAULT_BATCH_TOKENS = 8192
 """vLLM's default for a server on a GPU of 80 GB."""
-
-Overhead = tuple[float, float, float]
-"""Seconds per step, per sequence and step, and of a request outside the scheduler."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +51,56 @@ class Protocol:
 
     shortest: float
     """Lengths are uniform between this share of nominal and nominal."""
-    max_batch_tokens: int
+    spare_tokens: int | None = None
+    """Tokens of a batch beyond one prompt and a token of each request; None: vLLM's default."""
+    memory_fraction: float = 0.9
+    """Share of the memory the engine uses; the default is vLLM's."""
+
+    def max_batch_tokens(self, row: Row) -> int:
+        """Return the tokens of a batch of the server that was measured."""
+        if self.spare_tokens is None:
+            return DEFAULT_BATCH_TOKENS
+        return row.concurrency + row.prompt + self.spare_tokens
 
 
-STATED = Protocol(0.8, 8192)
-"""Lengths as published for this kind of benchmark; batch as vLLM's default on 80 GB."""
+@dataclass(frozen=True)
+class FrontEnd:
+    """The one process that reads and tokenises requests, one after the other, before the engine."""
+
+    request_s: float
+    """Seconds of a request, whatever its length."""
+    token_s: float
+    """Seconds of a prompt token."""
+
+
+INFERENCE_MAX = Protocol(0.8)
+"""InferenceMAX's published client and server settings; its sweep is that of the 70B rows."""
+AICONFIGURATOR = Protocol(1.0, 1500)
+"""aiconfigurator's published benchmark client (`genai_perf_runner.py`: lengths without spread, ten
+requests per place) and its benchmark rules for vLLM (`rule_plugin/benchmark/vllm.rule`)."""
 PROTOCOLS: dict[str, dict[str, Protocol]] = {
-    "stated": {"0.12.0": STATED, "": STATED},
-    # the rows of 0.12.0 fit nominal lengths and half the batch better, above all where KV cache
-    # is short; an inference from those rows themselves, so not the default
-    "inferred": {"0.12.0": Protocol(1.0, 4096), "": STATED},
+    "published": {"0.12.0": AICONFIGURATOR, "": INFERENCE_MAX},
+    # what the rows of 0.12.0 would have been without the benchmark rules, or with other lengths
+    "default_batch": {"0.12.0": Protocol(1.0), "": INFERENCE_MAX},
+    "spread_lengths": {"0.12.0": Protocol(0.8), "": INFERENCE_MAX},
 }
-OVERHEADS: dict[str, dict[str, Overhead]] = {
-    "stated": {"0.12.0": (1.5e-3, 5e-5, 0.08), "": (5e-4, 3.5e-5, 0.015)},
-    "inferred": {"0.12.0": (1.5e-3, 5e-5, 0.015), "": (5e-4, 3.5e-5, 0.015)},
+Candidate = TypeVar("Candidate")
+Overhead = tuple[float, float]
+"""Seconds per step, and per sequence and step."""
+OVERHEADS: dict[str, Overhead] = {"0.12.0": (1.5e-3, 5e-5), "": (5e-4, 3.5e-5)}
+"""By engine version."""
+FRONT_END = FrontEnd(3e-3, 2e-6)
+VARIANTS: dict[str, tuple[Protocol, FrontEnd]] = {
+    "no front end": (AICONFIGURATOR, FrontEnd(0.0, 0.0)),
+    "1,000 tokens to spare in a batch, not 1,500": (Protocol(1.0, 1000), FRONT_END),
+    "2,000 tokens to spare in a batch": (Protocol(1.0, 2000), FRONT_END),
+    "85 % of the memory used, not 90 %": (Protocol(1.0, 1500, 0.85), FRONT_END),
 }
-"""By protocol and engine version. The 80 ms stand for more than reading a request: with lengths as
-stated, something delays first tokens of 0.12.0 (and not its later ones) that is not modelled."""
+"""What if the rows of 0.12.0 had been measured otherwise; only shown."""
 STEPS_S = (0.0, 5e-4, 1e-3, 1.5e-3, 2e-3, 2.5e-3)
 SEQUENCES_S = (0.0, 2e-5, 3.5e-5, 5e-5, 6.5e-5)
-REQUESTS_S = tuple(k * 5e-3 for k in range(21))
+REQUESTS_S = (0.0, 1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2e-2)
+TOKENS_S = (0.0, 1e-6, 2e-6, 3e-6, 4e-6, 6e-6, 1e-5)
 
 
 @dataclass(frozen=True)
@@ -128,62 +165,140 @@ def latency_of(row: Row, kind: str, overhead: tuple[float, ...], folder: Path) -
     )
 
 
-def predict(row: Row, latency: LatencyModel, protocol: Protocol) -> tuple[float, float]:
-    """Return mean TTFT (without the time outside the scheduler) and TPOT of a simulated row."""
-    capacity = catalog.kv_capacity_tokens(
-        catalog.model(row.model), catalog.gpu(row.gpu), row.tensor_parallel, precision=row.precision
+def closed_loop(
+    prompt_tokens: NDArray[np.int64],
+    output_tokens: NDArray[np.int64],
+    concurrency: int,
+    pool: Pool,
+    front_end: FrontEnd,
+) -> RequestRecords:
+    """Simulate a closed loop on one replica behind a front end; arrival is when a request is sent.
+
+    Without front end it equals `simlib.serving.cluster.simulate_closed_loop`. A front end matters
+    most for requests of one length: those that end together would be prefilled in the very next
+    iteration, but in truth miss it while they are being read.
+    """
+    count = len(prompt_tokens)
+    requests = Requests(np.zeros(count), prompt_tokens, output_tokens)
+    ledger = Ledger(requests, Monolithic(pool))
+    replica = Replica(pool, 0, ledger, ArrivalOrder())
+    replica.watched = True
+    read: list[tuple[float, int]] = []
+    upcoming = iter(range(count))
+    free = 0.0
+
+    def send(now: float) -> None:
+        nonlocal free
+        for request in upcoming:
+            ledger.arrival[request] = now
+            service_s = front_end.request_s + front_end.token_s * ledger.prompt[request]
+            free = max(free, now) + service_s
+            heappush(read, (free, request))
+            return
+
+    for _ in range(concurrency):
+        send(0.0)
+    while (now := min(replica.end, read[0][0] if read else inf)) < inf:
+        if replica.end == now:
+            replica.complete()
+            for _ in replica.departed:
+                send(now)
+            replica.departed.clear()
+        while read and read[0][0] <= now:
+            replica.deliver(heappop(read)[1], now)
+        if replica.end == inf and replica.now != inf:
+            replica.start()
+    sent = Requests(np.array(ledger.arrival), prompt_tokens, output_tokens)
+    return ledger.records(sent, np.zeros(count, dtype=np.bool_))
+
+
+def capacity_of(row: Row, memory_fraction: float) -> int:
+    """Return the tokens of KV cache of a row's deployment."""
+    return catalog.kv_capacity_tokens(
+        catalog.model(row.model),
+        catalog.gpu(row.gpu),
+        row.tensor_parallel,
+        precision=row.precision,
+        memory_fraction=memory_fraction,
     )
+
+
+def is_short(row: Row) -> bool:
+    """Return whether the requests in flight would not all fit the KV cache at nominal lengths."""
+    capacity = capacity_of(row, PROTOCOLS["published"][row.version].memory_fraction)
+    return row.concurrency * (row.prompt + row.output) > capacity
+
+
+def predict(
+    row: Row, latency: LatencyModel, protocol: Protocol, front_end: FrontEnd
+) -> tuple[float, float]:
+    """Return mean TTFT and TPOT of a simulated row."""
     pool = Pool(
         latency,
-        kv_capacity_tokens=capacity,
-        max_batch_tokens=protocol.max_batch_tokens,
-        max_batch_size=MAX_BATCH_SIZE,
+        kv_capacity_tokens=capacity_of(row, protocol.memory_fraction),
+        max_batch_tokens=protocol.max_batch_tokens(row),
+        max_batch_size=row.concurrency,
     )
     count = REQUESTS_PER_PLACE * row.concurrency
     draw = np.random.default_rng(0)
     shortest = protocol.shortest
     prompt = draw.integers(round(shortest * row.prompt), row.prompt, count, endpoint=True)
     output = draw.integers(round(shortest * row.output), row.output, count, endpoint=True)
-    records = simulate_closed_loop(prompt, output, row.concurrency, Monolithic(pool))
+    records = closed_loop(prompt, output, row.concurrency, pool, front_end)
     ttft = records.first_token_s - records.arrival_s
     tpot = (records.finish_s - records.first_token_s) / (output - 1)
     return float(ttft.mean()), float(tpot.mean())
 
 
-def calibrate(rows: list[Row], kind: str, protocol: Protocol, folder: Path) -> Overhead:
-    """Return the overheads on a grid with the least sum of mean errors of TTFT and TPOT."""
-    ttft = np.array([row.ttft_s for row in rows])
-    tpot = np.array([row.tpot_s for row in rows])
-    found: list[tuple[float, Overhead]] = []
-    for step_s, sequence_s in product(STEPS_S, SEQUENCES_S):
-        overhead = (step_s, sequence_s, 0.0)
-        pairs = [predict(row, latency_of(row, kind, overhead, folder), protocol) for row in rows]
-        predicted = np.array(pairs)
-        tpot_error = np.abs(predicted[:, 1] / tpot - 1).mean()
-        for request_s in REQUESTS_S:
-            ttft_error = np.abs((predicted[:, 0] + request_s) / ttft - 1).mean()
-            found.append((float(ttft_error + tpot_error), (step_s, sequence_s, request_s)))
-    return min(found)[1]
+@dataclass(frozen=True)
+class Engine:
+    """All that is fitted: the overheads of each engine version, and the front end of all."""
+
+    overheads: dict[str, Overhead]
+    front_end: FrontEnd
+
+
+FITTED = Engine(OVERHEADS, FRONT_END)
+
+
+def calibrate(
+    rows: Sequence[Row], kind: str, protocols: dict[str, Protocol], folder: Path
+) -> Engine:
+    """Return the constants on a grid: overheads by the error of TPOT, the front end by TTFT's."""
+
+    def tpot_error(overhead: Overhead, version: str) -> float:
+        part = [row for row in rows if row.version == version]
+        engine = Engine({version: overhead}, FRONT_END)
+        return sizes(simulate_rows(part, kind, protocols, folder, engine)[0])[2]
+
+    def ttft_error(front_end: FrontEnd) -> float:
+        engine = Engine(overheads, front_end)
+        return sizes(simulate_rows(rows, kind, protocols, folder, engine)[0])[0]
+
+    overheads: dict[str, Overhead] = {}
+    for version in sorted({row.version for row in rows}):
+        pairs = list(product(STEPS_S, SEQUENCES_S))
+        overheads[version] = best(pairs, partial(tpot_error, version=version))
+    front_ends = [FrontEnd(*pair) for pair in product(REQUESTS_S, TOKENS_S)]
+    return Engine(overheads, best(front_ends, ttft_error))
+
+
+def best(candidates: Sequence[Candidate], error: Callable[[Candidate], float]) -> Candidate:
+    """Return the candidate of the least error."""
+    return candidates[int(np.argmin([error(candidate) for candidate in candidates]))]
 
 
 def held_out(
-    rows: list[Row], kind: str, protocol: Protocol, folder: Path
-) -> tuple[Overhead, Overhead, float, float]:
-    """Return the overheads of each half of the rows, and the errors they make on the other half.
-
-    Errors are means of absolute relative errors of TTFT and of TPOT.
-    """
-    found: list[Overhead] = []
-    errors: list[tuple[float, float]] = []
+    rows: Sequence[Row], kind: str, protocols: dict[str, Protocol], folder: Path
+) -> tuple[list[Engine], list[Outcome]]:
+    """Return the constants of each half of the rows, and the other half simulated with them."""
+    engines: list[Engine] = []
+    outcomes: list[Outcome] = []
     for half in (0, 1):
-        overhead = calibrate(rows[1 - half :: 2], kind, protocol, folder)
-        found.append(overhead)
-        for row in rows[half::2]:
-            ttft_s, tpot_s = predict(row, latency_of(row, kind, overhead, folder), protocol)
-            ttft_error = (ttft_s + overhead[2]) / row.ttft_s - 1
-            errors.append((abs(ttft_error), abs(tpot_s / row.tpot_s - 1)))
-    ttft, tpot = np.mean(errors, axis=0)
-    return found[0], found[1], float(ttft), float(tpot)
+        engine = calibrate(rows[1 - half :: 2], kind, protocols, folder)
+        engines.append(engine)
+        outcomes += simulate_rows(rows[half::2], kind, protocols, folder, engine)[0]
+    return engines, outcomes
 
 
 @dataclass(frozen=True)
@@ -207,28 +322,33 @@ class Outcome:
 
 
 def simulate_rows(
-    rows: list[Row], kind: str, protocol: str, folder: Path
+    rows: Sequence[Row],
+    kind: str,
+    protocols: dict[str, Protocol],
+    folder: Path,
+    engine: Engine = FITTED,
 ) -> tuple[list[Outcome], Counter[str]]:
     """Return the simulated rows, and why the others cannot be simulated."""
     outcomes: list[Outcome] = []
     left_out: Counter[str] = Counter()
     for row in rows:
-        overhead = OVERHEADS[protocol][row.version]
         try:
-            latency = latency_of(row, kind, overhead, folder)
+            latency = latency_of(row, kind, engine.overheads[row.version], folder)
         except InvalidParameterError as error:
             left_out[str(error)] += 1
             continue
-        ttft_s, tpot_s = predict(row, latency, PROTOCOLS[protocol][row.version])
-        outcomes.append(Outcome(row, ttft_s + overhead[2], tpot_s))
+        times = predict(row, latency, protocols[row.version], engine.front_end)
+        outcomes.append(Outcome(row, *times))
     return outcomes, left_out
 
 
 def groups(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
-    """Return the outcomes by what was measured, then all of them."""
+    """Return the outcomes by what was measured and by KV cache, then all of them."""
     found: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         found[outcome.group].append(outcome)
+    for outcome in outcomes:
+        found["short of KV cache" if is_short(outcome.row) else "KV cache to spare"].append(outcome)
     return {**found, "all": outcomes}
 
 
@@ -239,28 +359,75 @@ def sizes(outcomes: list[Outcome]) -> tuple[float, float, float, float]:
     return float(means[0]), float(medians[0]), float(means[1]), float(medians[1])
 
 
+def patterns(outcomes: list[Outcome]) -> list[str]:
+    """Return a table of the signed mean error by every column of a row."""
+    columns: dict[str, Callable[[Row], object]] = {
+        "model": lambda row: row.model.rpartition("/")[2],
+        "tensor parallelism": lambda row: row.tensor_parallel,
+        "prompt tokens": lambda row: row.prompt,
+        "output tokens": lambda row: row.output,
+        "in flight": lambda row: row.concurrency,
+    }
+    lines = ["| by | | rows | TTFT bias | TTFT error | TPOT bias | TPOT error |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for name, column in columns.items():
+        found: dict[object, list[tuple[float, float]]] = defaultdict(list)
+        for outcome in outcomes:
+            found[column(outcome.row)].append(outcome.errors)
+        for value, pairs in sorted(found.items(), key=lambda item: item[0]):  # type: ignore[arg-type,return-value]
+            bias = 100 * np.mean(pairs, axis=0)
+            size = 100 * np.abs(pairs).mean(axis=0)
+            lines.append(
+                f"| {name} | {value} | {len(pairs)} | {bias[0]:+.1f} % | {size[0]:.1f} % "
+                f"| {bias[1]:+.1f} % | {size[1]:.1f} % |"
+            )
+    return lines
+
+
+def variants(rows: list[Row], kind: str, folder: Path) -> list[str]:
+    """Return a table of the errors that other settings than the published ones give."""
+    lines = ["| variant | TTFT, rows of 0.12.0 | TTFT, short of KV cache | TPOT, rows of 0.12.0 |"]
+    lines += ["|---|---|---|---|"]
+    part = [row for row in rows if row.version == "0.12.0"]
+    for name, (protocol, front_end) in {
+        "as published": (AICONFIGURATOR, FRONT_END),
+        **VARIANTS,
+    }.items():
+        engine = Engine(OVERHEADS, front_end)
+        outcomes, _ = simulate_rows(part, kind, {"0.12.0": protocol}, folder, engine)
+        ttft, _, tpot, _ = sizes(outcomes)
+        short = sizes(groups(outcomes)["short of KV cache"])[0]
+        lines.append(f"| {name} | {ttft:.1f} % | {short:.1f} % | {tpot:.1f} % |")
+    return lines
+
+
 def markdown(rows: list[Row], left_out: Counter[str], kind: str, folder: Path) -> str:
     """Return the accuracy of every latency model, and a table of all rows of one, as a page."""
     lines = ["<!-- made by benchmarks/validate_measured.py -->", ""]
     lines += ["| latency model | protocol | rows | of | TTFT mean | median | TPOT mean | median |"]
     lines += ["|---|---|---|---|---|---|---|---|"]
     by_run: dict[tuple[str, str], list[Outcome]] = {}
-    for protocol in PROTOCOLS:
+    for protocol, protocols in PROTOCOLS.items():
         for model in LATENCIES:
-            outcomes, missing = simulate_rows(rows, model, protocol, folder)
+            outcomes, missing = simulate_rows(rows, model, protocols, folder)
             left_out += Counter({f"{model}: {why}": n for why, n in missing.items()})
             by_run[model, protocol] = outcomes
             for name, part in groups(outcomes).items() if outcomes else ():
                 percent = " | ".join(f"{value:.1f} %" for value in sizes(part))
                 lines.append(f"| {model} | {protocol} | {len(part)} | {name} | {percent} |")
+    headline = by_run[kind, "published"]
+    lines += ["", f"Errors with `{kind}`, protocol `published`, by each column of the data.", ""]
+    lines += patterns(headline)
+    lines += ["", f"Other settings for the rows of 0.12.0, `{kind}`.", ""]
+    lines += variants(rows, kind, folder)
     lines += [
         "",
-        f"Every row with `{kind}`, protocol `stated`; milliseconds, measured in brackets.",
+        f"Every row with `{kind}`, protocol `published`; milliseconds, measured in brackets.",
         "",
     ]
     lines += ["| model | TP | prompt | output | in flight | TTFT | error | TPOT | error |"]
     lines += ["|---|---|---|---|---|---|---|---|---|"]
-    for outcome in by_run[kind, "stated"]:
+    for outcome in headline:
         row, (ttft, tpot) = outcome.row, outcome.errors
         lines.append(
             f"| {row.model.rpartition('/')[2]} {row.precision} | {row.tensor_parallel} "
@@ -298,7 +465,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("measured", type=Path)
     parser.add_argument("--latency", choices=LATENCIES, default="roofline")
-    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="stated")
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="published")
     parser.add_argument("--calibrate", action="store_true", help="print the best overheads")
     parser.add_argument(
         "--held-out", action="store_true", help="fit overheads to half of the rows, test on half"
@@ -315,23 +482,16 @@ def main() -> None:
             options.output.write_text(page, encoding="utf-8")
             return
         if options.held_out:
-            for version, protocol in protocols.items():
-                part = [row for row in rows if row.version == version]
-                first, second, ttft, tpot = held_out(part, options.latency, protocol, folder)
-                print(
-                    f"{version or '(unstated)'}: overheads {first} and {second}, "
-                    f"error on the other half TTFT {100 * ttft:.1f} %, TPOT {100 * tpot:.1f} %"
-                )
+            engines, outcomes = held_out(rows, options.latency, protocols, folder)
+            print(*engines, sep="\n")
+            report(outcomes, left_out, quiet=True)
             return
         if options.calibrate:
-            for version, protocol in protocols.items():
-                part = [row for row in rows if row.version == version]
-                print(version or "(unstated)", calibrate(part, options.latency, protocol, folder))
+            print(calibrate(rows, options.latency, protocols, folder))
             return
         print(f"{options.latency}, protocol {options.protocol}: {protocols}")
-        overheads = OVERHEADS[options.protocol]
-        print(f"overheads (seconds a step, a sequence, a request): {overheads}")
-        outcomes, missing = simulate_rows(rows, options.latency, options.protocol, folder)
+        print(FITTED)
+        outcomes, missing = simulate_rows(rows, options.latency, protocols, folder)
         report(outcomes, left_out + missing, options.quiet)
 
 

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import sys
-from collections import defaultdict
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -11,16 +10,20 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from simlib.serving.cluster import simulate_closed_loop
+from simlib.serving.deployment import Monolithic, Pool
+from simlib.serving.latency import latency_model
+
 REPO = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SIMLIB_SHARED_DATA", REPO.parent / "shared" / "data"))
 MEASURED = DATA / "measured_h100_vllm_closed_loop.csv"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not MEASURED.exists(), reason=f"measured data absent: {MEASURED.name}"),
-]
+needs_data = pytest.mark.skipif(
+    not MEASURED.exists(), reason=f"measured data absent: {MEASURED.name}"
+)
 
 
+@cache
 def benchmark() -> ModuleType:
     path = REPO / "benchmarks" / "validate_measured.py"
     spec = importlib.util.spec_from_file_location("validate_measured", path)
@@ -31,48 +34,118 @@ def benchmark() -> ModuleType:
 
 
 @cache
-def relative_errors(kind: str, protocol: str) -> dict[str, np.ndarray]:
-    """Return relative errors (TTFT, TPOT) and measured TTFT per row, by engine version."""
+def outcomes(kind: str, protocol: str) -> list:
     validate = benchmark()
     rows, _ = validate.read(MEASURED)
-    errors = defaultdict(list)
-    for row in rows:
-        overhead = validate.OVERHEADS[protocol][row.version]
-        latency = validate.latency_of(row, kind, overhead, Path())
-        ttft_s, tpot_s = validate.predict(row, latency, validate.PROTOCOLS[protocol][row.version])
-        ttft_s += overhead[2]
-        pair = (ttft_s / row.ttft_s - 1, tpot_s / row.tpot_s - 1, row.ttft_s)
-        errors[row.version].append(pair)
-    return {version: np.array(pairs) for version, pairs in errors.items()}
+    return validate.simulate_rows(rows, kind, validate.PROTOCOLS[protocol], Path())[0]
 
 
+def relative_errors(part: list) -> np.ndarray:
+    """Return relative errors of TTFT and of TPOT, a row each."""
+    return np.abs([outcome.errors for outcome in part])
+
+
+# ------------------------------------------------------------- accuracy on measured rows
+
+
+@pytest.mark.slow
+@needs_data
 @pytest.mark.parametrize("kind", ["roofline", "affine"])
-def test_tpot_is_within_5_percent_of_measured_for_every_engine_version(kind):
-    errors = relative_errors(kind, "stated")
-    assert sum(map(len, errors.values())) == 135
-    for part in errors.values():
-        assert np.abs(part[:, 1]).mean() < 0.05
+def test_ttft_is_within_12_and_tpot_within_4_percent_of_measured_over_all_rows(kind):
+    found = outcomes(kind, "published")
+    assert len(found) == 135
+    ttft, tpot = relative_errors(found).mean(axis=0)
+    assert ttft < 0.12
+    assert tpot < 0.04
 
 
+@pytest.mark.slow
+@needs_data
 @pytest.mark.parametrize("kind", ["roofline", "affine"])
-def test_ttft_of_the_70b_rows_is_within_10_percent_of_measured(kind):
-    part = relative_errors(kind, "stated")[""]
-    assert len(part) == 45
-    assert np.abs(part[:, 0]).mean() < 0.10
-    # also where requests wait for KV cache, which tests its capacity and preemption
-    short_of_cache = part[part[:, 2] > 5.0]
-    assert len(short_of_cache) == 3
-    assert np.abs(short_of_cache[:, 0]).max() < 0.15
+@pytest.mark.parametrize(("version", "count", "limit"), [("0.12.0", 90, 0.13), ("", 45, 0.09)])
+def test_ttft_is_within_its_limit_for_every_engine_version(kind, version, count, limit):
+    part = [found for found in outcomes(kind, "published") if found.row.version == version]
+    assert len(part) == count
+    ttft, tpot = relative_errors(part).mean(axis=0)
+    assert ttft < limit
+    assert tpot < 0.05
 
 
+@pytest.mark.slow
+@needs_data
 @pytest.mark.parametrize("kind", ["roofline", "affine"])
-def test_ttft_over_all_rows_misses_15_percent_by_little_as_stated_and_meets_it_as_inferred(kind):
-    """The 32B rows: 23 % at the stated lengths; see `benchmarks/validate_measured.py`."""
-    means = {
-        protocol: np.abs(
-            np.concatenate(list(relative_errors(kind, protocol).values()))[:, 0]
-        ).mean()
-        for protocol in ("stated", "inferred")
-    }
-    assert means["stated"] < 0.19
-    assert means["inferred"] < 0.15
+def test_rows_short_of_kv_cache_are_worse_than_the_rest_but_of_the_right_size(kind):
+    """Requests wait for seconds there: capacity, admission and preemption are what is tested."""
+    validate = benchmark()
+    short = [found for found in outcomes(kind, "published") if validate.is_short(found.row)]
+    rest = [found for found in outcomes(kind, "published") if not validate.is_short(found.row)]
+    assert len(short) == 8
+    assert relative_errors(short)[:, 0].mean() < 0.25
+    assert relative_errors(rest)[:, 0].mean() < 0.11
+
+
+@pytest.mark.slow
+@needs_data
+def test_batch_size_and_lengths_of_the_benchmark_matter_as_the_validation_says():
+    """Without the published lengths, or batches, the 32B rows are off by a third and more."""
+    for protocol in ("default_batch", "spread_lengths"):
+        part = [found for found in outcomes("roofline", protocol) if found.row.version]
+        assert relative_errors(part)[:, 0].mean() > 0.30
+
+
+# ------------------------------------------------------------- the closed loop behind a front end
+
+
+def pool(capacity: int = 10**6, max_batch_tokens: int = 8192) -> Pool:
+    latency = latency_model("roofline", model="llama-3.1-8b", gpu="h100_sxm", step_overhead_s=1e-3)
+    return Pool(
+        latency, kv_capacity_tokens=capacity, max_batch_tokens=max_batch_tokens, max_batch_size=64
+    )
+
+
+@pytest.mark.parametrize("capacity", [20_000, 10**6])
+def test_without_front_end_the_closed_loop_is_that_of_the_engine(capacity):
+    validate = benchmark()
+    draw = np.random.default_rng(1)
+    prompt, output = draw.integers(500, 3000, 300), draw.integers(50, 400, 300)
+    tight = pool(capacity, max_batch_tokens=4096)
+    ours = validate.closed_loop(prompt, output, 16, tight, validate.FrontEnd(0.0, 0.0))
+    engine = simulate_closed_loop(prompt, output, 16, Monolithic(tight))
+    np.testing.assert_array_equal(ours.arrival_s, engine.arrival_s)
+    np.testing.assert_array_equal(ours.first_token_s, engine.first_token_s)
+    np.testing.assert_array_equal(ours.finish_s, engine.finish_s)
+    assert (engine.preemptions.sum() > 0) == (capacity == 20_000)
+
+
+def test_front_end_delays_a_lone_request_by_its_service_time():
+    validate = benchmark()
+    prompt, output = np.array([1000, 200, 3000]), np.array([20, 30, 40])
+    ttft = [
+        (records.first_token_s - records.arrival_s)
+        for records in (
+            validate.closed_loop(prompt, output, 1, pool(), validate.FrontEnd(0.0, 0.0)),
+            validate.closed_loop(prompt, output, 1, pool(), validate.FrontEnd(0.02, 1e-5)),
+        )
+    ]
+    np.testing.assert_allclose(ttft[1] - ttft[0], 0.02 + 1e-5 * prompt, rtol=1e-9)
+
+
+def test_front_end_takes_requests_one_after_the_other():
+    validate = benchmark()
+    prompt, output = np.full(8, 100), np.full(8, 5)
+    slow = validate.FrontEnd(1.0, 0.0)
+    records = validate.closed_loop(prompt, output, 8, pool(), slow)
+    np.testing.assert_allclose(records.prefill_start_s, np.arange(1.0, 9.0), rtol=1e-12)
+
+
+def test_requests_of_one_length_miss_the_next_iteration_while_they_are_read():
+    """Two that end together are prefilled together at once, or one waits for the other."""
+    validate = benchmark()
+    prompt, output = np.full(200, 4096), np.full(200, 64)
+    at_once, read = (
+        validate.closed_loop(prompt, output, 8, pool(), validate.FrontEnd(request_s, 0.0))
+        for request_s in (0.0, 2e-3)
+    )
+    extra_s = (read.first_token_s - read.arrival_s).mean()
+    extra_s -= (at_once.first_token_s - at_once.arrival_s).mean()
+    assert extra_s > 10 * 2e-3  # far beyond the time of reading itself

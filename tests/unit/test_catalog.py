@@ -41,6 +41,12 @@ def test_gpu_numbers_are_in_si_units_of_plausible_size(name):
         assert gpu.dense_fp8_flops == pytest.approx(2 * gpu.dense_bf16_flops, rel=0.02)
 
 
+@pytest.mark.parametrize("name", catalog.gpu_names())
+def test_memory_is_what_the_driver_reports_and_no_rounded_datasheet_number(name):
+    assert catalog.gpu(name).hbm_bytes % 2**20 == 0
+    assert "memory.total" in catalog.number_sources()[name, "hbm_bytes"]
+
+
 def _published_configs() -> dict[str, dict[str, object]]:
     core = pytest.importorskip("aiconfigurator_core", reason="the optional package is absent")
     folder = Path(core.__file__).parent / "model_configs"
