@@ -21,7 +21,8 @@ report: study ## Put tables and figures into one file: results/report.html
 test: $(VENV)/.test ## Run the tests
 	$(BIN)/python -m pytest -n $(CORES)
 
-test-slurm: .venv-slurm/.done ## Run a study on a real Slurm of one node (root on Debian; else says why not)
+test-slurm: ## Break a study on a real Slurm of one node (root on Debian; else says why not)
+	-@$(MAKE) --no-print-directory .venv-slurm/.done
 	tests/slurm/run.sh
 
 lint: $(VENV)/.lint $(VENV)/.test ## Check style, types and the workflow
@@ -41,6 +42,7 @@ docs: $(VENV)/.docs ## Build the documentation: docs/_build/html/index.html
 
 bench: $(VENV)/.runtime ## Measure the engines' speed, and what the workflow costs
 	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/batching.py
 	$(BIN)/python benchmarks/workflow.py
 
 schema: $(VENV)/.runtime ## Write workflow/schemas/config.schema.json anew

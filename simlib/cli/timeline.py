@@ -14,8 +14,6 @@ from simlib.cli.options import configures, overrides_of
 if TYPE_CHECKING:  # commands import what simulates when they run
     from simlib.serving.timeline import Jumps, Timeline
 
-QUANTILES = (0.5, 0.9, 0.95, 0.99)
-
 
 @click.command(cls=Command)
 @configures(without=("engine", "drain", "ttft_definition"))
@@ -29,7 +27,8 @@ def main(config: str | None, replicate: int, output: Path | None, **given: Any) 
     """Run one batching simulation and print inter-token latency and occupation as JSON.
 
     ITL is over every gap between two tokens of the whole run, each counted once. Batch size and KV
-    occupancy are averages over the time that a pool's replicas work.
+    occupancy are averages over the time that a pool's replicas work. In a study, `timeline: true`
+    puts both into its tables and figures, over the window after warm-up.
     """
     from simlib.analysis.point import resolve_config
     from simlib.cli.run import json_ready
@@ -57,17 +56,12 @@ def main(config: str | None, replicate: int, output: Path | None, **given: Any) 
 
 
 def _itl(timeline: Timeline) -> dict[str, float]:
-    import numpy as np
+    from simlib.core.summary import PERCENTILES, metric_names
+    from simlib.stats.weighted import Weighted
 
-    from simlib.serving.timeline import weighted_quantile
-
-    gaps, counts = timeline.itl_s()
-    mean = float(np.average(gaps, weights=counts)) if len(gaps) else float("nan")
-    return {
-        "gaps": int(counts.sum()),
-        "mean_itl_s": mean,
-        **{f"p{q * 100:.0f}_itl_s": weighted_quantile(gaps, counts, q) for q in QUANTILES},
-    }
+    gaps = Weighted(*timeline.itl_s())
+    values = [gaps.mean(), *gaps.percentiles(PERCENTILES)]
+    return {"gaps": gaps.total, **dict(zip(metric_names("itl"), values, strict=True))}
 
 
 def _occupation(jumps: Jumps, pool: int, capacity_blocks: int) -> dict[str, float]:

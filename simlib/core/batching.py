@@ -53,8 +53,9 @@ class ReplicaPool(ConfigModel):
     policy: Literal["chunked_prefill", "prefill_first"] = "chunked_prefill"
     """``chunked_prefill`` mixes chunks with decodes (Sarathi-Serve, vLLM V1);
     ``prefill_first`` runs whole prompts while decodes wait (vLLM V0)."""
-    discipline: Literal["fcfs", "sjf"] = "fcfs"
-    """Which waiting prompt is next: first come, or shortest."""
+    discipline: Literal["fcfs", "sjf", "edf", "priority"] = "fcfs"
+    """Which waiting prompt is next: first come, shortest, earliest TTFT deadline, or that of the
+    first priority; the last two need ``request_classes``."""
     router: Literal["round_robin", "random", "least_requests", "least_tokens", "power_of_two"] = (
         "round_robin"
     )
@@ -117,8 +118,13 @@ class BatchingMono(ConfigModel):
 
     @property
     def pools(self) -> dict[str, ReplicaPool]:
-        """The pools by name."""
+        """The pools by name, the one where requests arrive first."""
         return {"gpu": self.pool}
+
+    @property
+    def discipline(self) -> str:
+        """The order in which arriving requests are taken."""
+        return self.pool.discipline
 
 
 class BatchingDisagg(ConfigModel):
@@ -146,5 +152,10 @@ class BatchingDisagg(ConfigModel):
 
     @property
     def pools(self) -> dict[str, ReplicaPool]:
-        """The pools by name."""
+        """The pools by name, the one where requests arrive first."""
         return {"prefill": self.prefill, "decode": self.decode}
+
+    @property
+    def discipline(self) -> str:
+        """The order in which arriving requests are taken."""
+        return self.prefill.discipline

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from simlib.core.batching import BatchingDisagg, BatchingMono, LatencyConfig
+from simlib.core.classes import SORTED_BY, RequestClass, check_sorted_by, in_order
 from simlib.core.records import TtftDefinition
 from simlib.core.validation import (
     ConfigModel,
@@ -201,6 +202,8 @@ class SimConfig(ConfigModel):
     arrival: ArrivalConfig = Field(default_factory=ArrivalConfig)
     prompt_tokens: PromptConfig = Field(default_factory=PromptConfig)
     output_tokens: OutputConfig = Field(default_factory=OutputConfig)
+    request_classes: dict[str, RequestClass] = Field(default_factory=dict)
+    """Classes of requests by name, each with its share, TTFT SLO and priority."""
     serving: Serving = "token_rate"
     """``token_rate``: a GPU serves one request at constant rates (``cluster_…``);
     ``batching``: continuous batching on replicas with a KV cache (``batching_…``, ``latency``)."""
@@ -211,6 +214,9 @@ class SimConfig(ConfigModel):
     batching_disagg: BatchingDisagg = Field(default_factory=BatchingDisagg)
     engine: Engine = "fast"
     """``fast``: exact, by recursion or jumps; ``simpy``: the readable event-by-event twin."""
+    timeline: bool = False
+    """Also keep what replicas do over time: batches, KV cache, gaps between tokens (with
+    ``serving: batching`` and the fast engine)."""
     drain: bool = True
     """After sim_seconds, serve every request to its end, so that no slow one is left out."""
     ttft_definition: TtftDefinition = "first_decode_step"
@@ -222,6 +228,30 @@ class SimConfig(ConfigModel):
             raise InvalidParameterError(
                 "warmup_seconds", self.warmup_seconds, f"< sim_seconds ({self.sim_seconds:g})"
             )
+        return self
+
+    def __hash__(self) -> int:
+        """Return a hash of the value: a mapping, of which the classes are one, has none."""
+        fields = self.__dict__ | {"request_classes": tuple(self.request_classes.items())}
+        return hash(tuple(fields.values()))
+
+    @field_validator("request_classes")
+    @classmethod
+    def _classes_in_order(cls, classes: dict[str, RequestClass]) -> dict[str, RequestClass]:
+        return in_order(classes)
+
+    @model_validator(mode="after")
+    def _disciplines_have_classes(self) -> Self:
+        if self.serving == "batching":
+            check_sorted_by(self.request_classes, self.batching.discipline)
+        return self
+
+    @model_validator(mode="after")
+    def _timelines_are_kept_by_the_batching_engine(self) -> Self:
+        if self.timeline and self.serving != "batching":
+            raise InvalidParameterError("serving", self.serving, "batching (timeline: true)")
+        if self.timeline and self.engine != "fast":
+            raise InvalidParameterError("engine", self.engine, "fast (timeline: true)")
         return self
 
     @model_validator(mode="after")
@@ -257,6 +287,11 @@ class SimConfig(ConfigModel):
     def deployment(self) -> ClusterMonolithic | ClusterDisagg | BatchingMono | BatchingDisagg:
         """The deployment that `serving` and `mode` select."""
         return self.cluster if self.serving == "token_rate" else self.batching
+
+    @property
+    def class_key(self) -> str | None:
+        """What of its class decides when a request is served; None if classes decide nothing."""
+        return SORTED_BY.get(self.batching.discipline) if self.serving == "batching" else None
 
 
 def load_config(path: str | Path) -> SimConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simlib.core.config import SimConfig, TokenDistribution
 from simlib.errors import InvalidParameterError
@@ -44,6 +45,39 @@ def sample_requests(config: SimConfig, replicate: int = 0) -> Requests:
             n, config.output_tokens, generator(seed, replicate, Stream.OUTPUT_TOKENS)
         ),
     )
+
+
+def sample_classes(
+    config: SimConfig, replicate: int, request_id: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the class of each request, as its place in ``config.request_classes``.
+
+    Classes are independent of each other and of all else about the requests, also of a replayed
+    trace. They depend on the seed, the replicate, the request's number and the shares: the same
+    requests of two deployments have the same classes.
+
+    Parameters
+    ----------
+    request_id : array, shape (n,)
+        Numbers of the requests, from 0 in order of arrival.
+
+    Returns
+    -------
+    array, shape (n,)
+        From 0 to the number of classes less one.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the configuration has no classes.
+    """
+    if not config.request_classes:
+        raise InvalidParameterError("request_classes", {}, "at least one class")
+    shares = np.array([one.share for one in config.request_classes.values()])
+    bounds = np.cumsum(shares)[:-1] / shares.sum()
+    rng = generator(config.random_seed, replicate, Stream.CLASSES)
+    uniform = rng.random(int(request_id.max(initial=-1)) + 1)
+    return np.searchsorted(bounds, uniform[request_id], side="right")
 
 
 def check_trace_covers(config: SimConfig) -> None:

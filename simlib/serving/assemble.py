@@ -6,12 +6,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from simlib.core.batching import BatchingDisagg, BatchingMono, LatencyConfig, ReplicaPool
 from simlib.core.config import SimConfig
 from simlib.core.records import RequestRecords, cut_at
+from simlib.core.sampling import sample_classes
 from simlib.errors import InvalidParameterError
 from simlib.serving import catalog, cluster
 from simlib.serving.deployment import Deployment, Disaggregated, Monolithic, Pool, TransferLink
+from simlib.serving.dispatch import Classes
 from simlib.serving.latency import latency_model
 from simlib.serving.table import LatencyTable
 from simlib.serving.timeline import Timeline
@@ -42,6 +46,8 @@ def serve(
 
         engine = twin
     draws: dict[str, Any] = {"random_seed": config.random_seed, "replicate": replicate}
+    if config.class_key is not None:
+        draws["classes"] = _classes(config, config.class_key, replicate, len(requests))
     if timeline is not None:
         draws["timeline"] = timeline
     records: RequestRecords
@@ -57,6 +63,12 @@ def serve(
     else:
         records = engine.simulate(requests, deployment, **draws)
     return records if config.drain else cut_at(records, config.sim_seconds)
+
+
+def _classes(config: SimConfig, key: str, replicate: int, n: int) -> Classes:
+    """Return the column that the entry pool's discipline sorts by."""
+    of_class = np.array([getattr(one, key) for one in config.request_classes.values()])
+    return Classes(**{key: of_class[sample_classes(config, replicate, np.arange(n))]})
 
 
 def _sent_in_time(records: RequestRecords, config: SimConfig) -> RequestRecords:

@@ -1,13 +1,14 @@
 """Continuous batching on whole deployments: the fast engine.
 
-Three ways lead to the same result, that of the step-by-step twin (`simlib.serving.twin`): replicas
-that do not interact run as lanes, one after the other; monolithic replicas behind a router that
-looks at them are advanced from arrival to arrival; all else goes event by event
+Three ways lead to the same result, that of the step-by-step twin (`simlib.serving.twin`): first
+come, first served with iterations linear in the context runs as lanes (`simlib.serving.lanes`);
+other monolithic replicas are advanced from arrival to arrival; all else goes event by event
 (`simlib.serving.events`, which states the order of events at one time).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 
 import numpy as np
@@ -15,13 +16,14 @@ from numpy.typing import NDArray
 
 from simlib.core.records import RequestRecords
 from simlib.errors import InvalidParameterError
+from simlib.serving.closed_loop import run_closed
 from simlib.serving.deployment import Deployment, Disaggregated, Monolithic
 from simlib.serving.dispatch import Classes, pools_of
 from simlib.serving.events import Run
-from simlib.serving.lanes import Line, mixed_lane
+from simlib.serving.lane_pool import LanePool
+from simlib.serving.lanes import Line
 from simlib.serving.pipeline import run_apart
 from simlib.serving.protocol import decode_lines
-from simlib.serving.router import STATELESS
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
 
@@ -63,13 +65,14 @@ def simulate(
         If a discipline lacks its column.
     """
     classes = classes or Classes()
-    run = Run(requests, deployment, random_seed, replicate, classes, timeline)
+    begin = partial(Run, requests, deployment, random_seed, replicate, classes, timeline)
+    run = begin()
     line = _lane_lines(run)
     if line is not None:
         if _lanes(run, line):
             return run.ledger.records(requests, run.lost)
         del run  # its columns, before those of another run are made
-        run = Run(requests, deployment, random_seed, replicate, classes, timeline)
+        run = begin()
     if isinstance(deployment, Monolithic):
         _monolithic(run)
     else:
@@ -85,6 +88,7 @@ def simulate_closed_loop(
     *,
     random_seed: int = 0,
     replicate: int = 0,
+    classes: Classes | None = None,
     timeline: Timeline | None = None,
 ) -> RequestRecords:
     """Simulate a benchmark that keeps `concurrency` requests in flight.
@@ -98,32 +102,40 @@ def simulate_closed_loop(
         Lengths in order of sending; arrival times come out in the records.
     concurrency
         At least 1; above the number of requests, all arrive at 0.
-    deployment, random_seed, replicate, timeline
-        As in `simulate`; disciplines that need classes are refused.
+    deployment, random_seed, replicate, classes, timeline
+        As in `simulate`; a deadline counts from when the request is sent.
 
     Raises
     ------
     InvalidParameterError
-        If concurrency is below 1.
+        If concurrency is below 1, or a discipline lacks its column.
     """
     if concurrency < 1:
         raise InvalidParameterError("concurrency", concurrency, ">= 1")
     requests = Requests(np.zeros(len(prompt_tokens)), prompt_tokens, output_tokens)
-    run = Run(requests, deployment, random_seed, replicate, Classes(), timeline)
-    run.events(concurrency)
+    classes = classes or Classes()
+    begin = partial(Run, requests, deployment, random_seed, replicate, classes, timeline)
+    run = begin()
+    line = None if _shares_links(deployment) else _lane_lines(run)
+    if line is None:
+        run.events(concurrency)
+    elif not run_closed(run, line, concurrency):
+        del run
+        run = begin()
+        run.events(concurrency)
     arrived = Requests(np.array(run.ledger.arrival), prompt_tokens, output_tokens)
     return run.ledger.records(arrived, run.lost)
+
+
+def _shares_links(deployment: Deployment) -> bool:
+    return isinstance(deployment, Disaggregated) and deployment.link.contention == "fair"
 
 
 def _lane_lines(run: Run) -> Line | None:
     """Return the decode pool's lines if its replicas can run as lanes, else None."""
     pools = pools_of(run.deployment)
     last = pools[-1]
-    plain = all(
-        pool.discipline == "fcfs" and (pool.router in STATELESS or pool.replicas == 1)
-        for pool in pools
-    )
-    if not plain or run.timeline is not None:
+    if run.timeline is not None or any(pool.discipline != "fcfs" for pool in pools):
         return None
     if len(pools) == 1 and last.policy != "chunked_prefill":
         return None
@@ -131,19 +143,12 @@ def _lane_lines(run: Run) -> Line | None:
 
 
 def _lanes(run: Run, line: Line) -> bool:
-    """Run each replica on its own; return False if KV caches could fill and couple them."""
-    ledger = run.ledger
-    entry: list[list[int]] = [[] for _ in run.entry]
-    place = ledger.prefill_replica
-    choose = run.entry_router.choose
-    for request in run.waiting:
-        at = choose(request, 0)
-        place[request] = at
-        entry[at].append(request)
+    """Run as lanes; return False if KV caches could fill and couple the pools."""
     if isinstance(run.deployment, Disaggregated):
-        return run_apart(entry, run.deployment, ledger, run.decode_router.choose, line)
-    for replica, requests in zip(run.entry, entry, strict=True):
-        mixed_lane(replica, requests, line)
+        return run_apart(run, line)
+    ledger = run.ledger
+    pool = LanePool.mixed(run.entry, ledger, run.entry_router, line)
+    pool.run(run.waiting, ledger.arrival, run.waiting, ledger.arrival)
     return True
 
 

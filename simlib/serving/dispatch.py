@@ -47,7 +47,7 @@ def pools_of(deployment: Deployment) -> tuple[Pool, ...]:
     return (deployment.prefill, deployment.decode)
 
 
-def entry_keys(requests: Requests, pool: Pool, classes: Classes) -> Sequence[float]:
+def entry_keys(requests: Requests, pool: Pool, classes: Classes) -> array[float]:
     """Return what the entry pool's discipline sorts by, per request.
 
     Prompt tokens, TTFT deadline, or class; without one of these all are alike, which leaves the
@@ -101,9 +101,16 @@ class Router:
         self.tokens[at] += tokens
         return at
 
-    def leave(self, at: int, tokens: int) -> None:
-        """Count a request no longer."""
-        self.requests[at] -= 1
+    def choose_all(self, requests: Sequence[int]) -> list[int]:
+        """Return the replicas for all requests, in this order, if the router is stateless."""
+        assert self.stateless
+        if len(self.requests) == 1:
+            return [0] * len(requests)
+        return [self.choose(request, 0) for request in requests]
+
+    def leave(self, at: int, requests: int, tokens: int) -> None:
+        """Count so many requests, of so many tokens in all, no longer."""
+        self.requests[at] -= requests
         self.tokens[at] -= tokens
 
 

@@ -37,7 +37,7 @@ from simlib.serving.dispatch import (
 )
 from simlib.serving.kv_cache import blocks_of
 from simlib.serving.ledger import Ledger, refused
-from simlib.serving.link import FairLink, FifoLink
+from simlib.serving.link import Links
 from simlib.serving.replica import Replica
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
@@ -69,11 +69,10 @@ class Run:
         pools = pools_of(deployment)
         draws = routing_draws(len(requests), deployment, random_seed, replicate)
         apart = isinstance(deployment, Disaggregated)
-        keys: Sequence[float] = (
-            ArrivalOrder()
-            if pools[0].discipline == "fcfs"
-            else entry_keys(requests, pools[0], classes)
-        )
+        discipline = pools[0].discipline
+        column = entry_keys(requests, pools[0], classes) if discipline != "fcfs" else None
+        keys: Sequence[float] = ArrivalOrder() if column is None else column
+        self.deadlines = column if discipline == "edf" else None
         self.entry = [
             Replica(pools[0], index, ledger, keys, prefill_only=apart, timeline=timeline)
             for index in range(pools[0].replicas)
@@ -95,7 +94,7 @@ class Run:
             tokens = ledger.prompt[request]
             if not replica.prefill_only:
                 tokens += ledger.steps[request]
-            router.leave(replica.index, tokens)
+            router.leave(replica.index, 1, tokens)
         replica.departed.clear()
 
     # ---------------------------------------------------------------- events
@@ -107,13 +106,13 @@ class Run:
         self.closed = concurrency > 0
         self.upcoming = iter(range(len(self.lost)) if self.closed else self.waiting)
         self.started: list[Replica] = []
-        apart = isinstance(self.deployment, Disaggregated)
         for replica in self.entry:
             replica.watched = True
         for replica in self.decode:
             replica.watched = self.closed or not self.decode_router.stateless
-        if apart:
-            self._make_links()
+        if isinstance(self.deployment, Disaggregated):
+            self.links = Links(self.deployment, self.ledger)
+            self.entered = 0
         for _ in range(concurrency if self.closed else 1):
             self._next_arrival(0.0)
         handlers = (
@@ -180,6 +179,8 @@ class Run:
                 arrival[request] = now
                 if self.lost[request]:
                     continue
+                if self.deadlines is not None:
+                    self.deadlines[request] += now  # it was as if sent at 0
             heappush(self.heap, (arrival[request], ARRIVAL, request))
             return
 
@@ -194,18 +195,6 @@ class Run:
         self.started.clear()
 
     # ---------------------------------------------------------------- transfers
-
-    def _make_links(self) -> None:
-        assert isinstance(self.deployment, Disaggregated)
-        link = self.deployment.link
-        count = len(self.entry) if link.scope == "per_replica" else 1
-        self.fifo = [FifoLink(link.bandwidth_bytes_per_s) for _ in range(count)]
-        self.fair = [FairLink(link.bandwidth_bytes_per_s) for _ in range(count)]
-        self.is_fair = link.contention == "fair"
-        self.base_s = link.base_latency_s
-        self.token_bytes = self.deployment.prefill.latency.kv_bytes_per_token
-        self.overlap = link.overlap_layers > 0
-        self.entered = 0
 
     def _enter_decode(self, request: int, now: float) -> None:
         """Route a finished prefill to a decode replica and queue it there."""
@@ -259,34 +248,20 @@ class Run:
             self.started.append(replica)
 
     def _send(self, request: int, now: float) -> None:
-        ledger = self.ledger
-        size = self.token_bytes * ledger.prompt[request]
-        if self.overlap:
-            assert isinstance(self.deployment, Disaggregated)
-            size = self.deployment.link.exposed_bytes(
-                size, ledger.prefill_end[request] - ledger.prefill_start[request]
-            )
-        source = ledger.prefill_replica[request] if len(self.fifo) > 1 else 0
-        if self.is_fair:
-            link = self.fair[source]
-            link.send(now, request, size)
-            ledger.transfer_start[request] = now
-            heappush(self.heap, (link.next_s(), LINK, source))
-            return
-        start, sent = self.fifo[source].send(now, size)
-        ledger.transfer_start[request] = start
-        end = sent + self.base_s
-        ledger.transfer_end[request] = end
-        heappush(self.heap, (end, TRANSFER_END, request))
+        links = self.links
+        if links.is_fair:
+            links.share(request, now)
+            source = links.source(request)
+            heappush(self.heap, (links.fair[source].next_s(), LINK, source))
+        else:
+            heappush(self.heap, (links.send(request, now), TRANSFER_END, request))
 
     def _drain(self, which: int, now: float) -> None:
-        link = self.fair[which]
+        link = self.links.fair[which]
         if link.next_s() != now:
             return  # a transfer joined meanwhile
-        for request in link.pop(now):
-            end = now + self.base_s
-            self.ledger.transfer_end[request] = end
-            heappush(self.heap, (end, TRANSFER_END, request))
+        for request in self.links.pop(which, now):
+            heappush(self.heap, (self.ledger.transfer_end[request], TRANSFER_END, request))
         if link.active:
             heappush(self.heap, (link.next_s(), LINK, which))
 

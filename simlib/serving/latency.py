@@ -68,6 +68,13 @@ class LinearDecode:
         bases.extend(self._base_s(size) for size in range(len(bases), 2 * batch + 16))
         return bases[batch]
 
+    def decode_line(self, batch: int) -> tuple[float, float]:
+        """Return (a, c): a decode-only iteration takes ``a + c * context`` seconds."""
+        try:
+            return self._bases[batch], self._context_s
+        except IndexError:
+            return self._base(batch), self._context_s
+
     def decode_run_s(self, batch: int, context: int, steps: int) -> float:
         """Return the seconds of `steps` decode-only iterations; the context grows by `batch`."""
         try:

@@ -76,6 +76,10 @@ class Ledger:
         self.decode_replica = array("i", nowhere if apart else b"")
         self.preemptions = array("i", bytes(4 * n))
 
+    def tokens(self, request: int) -> int:
+        """Return the tokens that a request has where it decodes: prompt and decode steps."""
+        return self.prompt[request] + self.steps[request]
+
     def records(self, requests: Requests, lost: NDArray[np.bool_]) -> RequestRecords:
         """Return the columns as records; `lost` requests were refused."""
         prefill_end = np.frombuffer(self.prefill_end)

@@ -2,143 +2,116 @@
 
 Prefill replicas run first, then the links, then decode replicas. Whether any KV cache could have
 filled is checked afterwards on the stamps; if so the result is not used, and the event by event
-simulation of `simlib.serving.cluster` takes over.
+simulation of `simlib.serving.events` takes over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simlib.serving.deployment import Disaggregated, Pool
-from simlib.serving.lanes import Line, decode_lane, prefill_lane
+from simlib.serving.events import Run
+from simlib.serving.lane_pool import LanePool
+from simlib.serving.lanes import Line
 from simlib.serving.ledger import Ledger
-from simlib.serving.link import FairLink, FifoLink
+from simlib.serving.link import Links
 
 Floats = NDArray[np.float64]
 
 
-def run_apart(
-    entry: Sequence[Sequence[int]],
-    deployment: Disaggregated,
-    ledger: Ledger,
-    route: Callable[[int, int], int],
-    line: Line,
-) -> bool:
-    """Run all stages and stamp the ledger.
+def run_apart(run: Run, line: Line) -> bool:
+    """Run all stages and stamp the ledger; return whether the stamps are right: no cache filled.
 
-    Parameters
-    ----------
-    entry
-        Requests of each prefill replica, in order of arrival.
-    deployment, ledger
-        What to run and where to stamp.
-    route
-        (request, tokens) to a decode replica; called in order of prefill end.
-    line
-        The decode pool's iteration times.
-
-    Returns
-    -------
-    bool
-        Whether the stamps are right: no KV cache filled.
+    `line` are the decode pool's iteration times.
     """
-    left = [prefill_lane(requests, deployment.prefill, ledger) for requests in entry]
-    order = _in_order_of_end(left, ledger)
+    assert isinstance(run.deployment, Disaggregated)
+    deployment, ledger = run.deployment, run.ledger
+    prefill = LanePool.prefill(deployment.prefill, ledger, run.entry_router)
+    prefill.run(run.waiting, ledger.arrival, run.waiting, ledger.arrival)
+    order = _in_order_of_end(prefill.entered, ledger)
     _transfer(order, deployment, ledger)
-    if not _held_within(
-        left, deployment.prefill, ledger.prefill_start, ledger.transfer_end, ledger, False
-    ):
+    if not prefill_fits(prefill, deployment.prefill, ledger):
         return False
-    replicas: list[list[int]] = [[] for _ in range(deployment.decode.replicas)]
-    place = ledger.decode_replica
-    for request in order:
-        at = route(request, 0)
-        place[request] = at
-        replicas[at].append(request)
-    ready = np.frombuffer(ledger.transfer_end)
-    sorted_replicas = []
-    for requests in replicas:
-        members = np.array(requests, np.int64)
-        members = members[np.lexsort((members, ready[members]))]
-        sorted_replicas.append(members)
-        decode_lane(ready[members].tolist(), members.tolist(), deployment.decode, ledger, line)
-    return _held_within(
-        sorted_replicas, deployment.decode, ledger.prefill_end, ledger.finish, ledger, True
+    del prefill  # its lists, before those of the decode pool are made
+    decode = LanePool.decode(deployment.decode, ledger, run.decode_router, line)
+    delivered = _in_order_of(run.waiting, np.frombuffer(ledger.transfer_end))
+    decode.run(order, ledger.prefill_end, delivered, ledger.transfer_end)
+    del order, delivered
+    return decode_fits(decode, deployment.decode, ledger)
+
+
+def _in_order_of_end(left: Sequence[Sequence[int]], ledger: Ledger) -> Sequence[int]:
+    """Merge the replicas' prefills, each first come, first served: by end, replica, entry."""
+    if len(left) == 1:
+        return left[0]
+    return _in_order_of(
+        [request for part in left for request in part], np.frombuffer(ledger.prefill_end)
     )
 
 
-def _in_order_of_end(left: Sequence[Sequence[int]], ledger: Ledger) -> list[int]:
-    """Merge the replicas' finished prefills: by time, replica, place in the batch."""
-    if len(left) == 1:
-        return list(left[0])
-    requests = np.concatenate([np.array(part, np.int64) for part in left])
-    replica = np.repeat(np.arange(len(left)), [len(part) for part in left])
-    ends = np.frombuffer(ledger.prefill_end)[requests]
-    merged: list[int] = requests[np.lexsort((replica, ends))].tolist()
-    return merged
+def _in_order_of(requests: list[int], time_s: Floats) -> list[int]:
+    """Sort requests by time, those of one time in the given order."""
+    order = np.argsort(time_s[np.array(requests, np.int64)], kind="stable")
+    return list(map(requests.__getitem__, order.tolist()))
 
 
 def _transfer(order: Sequence[int], deployment: Disaggregated, ledger: Ledger) -> None:
     """Send every KV cache as soon as its prefill ends."""
-    link = deployment.link
-    shared = link.scope == "shared"
-    count = 1 if shared else deployment.prefill.replicas
-    token_bytes = deployment.prefill.latency.kv_bytes_per_token
-    prompt, starts, ends = ledger.prompt, ledger.prefill_start, ledger.prefill_end
-    sent_from, sent_to = ledger.transfer_start, ledger.transfer_end
-    source = ledger.prefill_replica
-    base_s = link.base_latency_s
-    fair = [FairLink(link.bandwidth_bytes_per_s) for _ in range(count)]
-    fifo = [FifoLink(link.bandwidth_bytes_per_s) for _ in range(count)]
+    links = Links(deployment, ledger)
+    ends = ledger.prefill_end
+    if not links.is_fair:
+        for request in order:
+            links.send(request, ends[request])
+        return
     for request in order:
-        size = token_bytes * prompt[request]
         now = ends[request]
-        if link.overlap_layers:
-            size = link.exposed_bytes(size, now - starts[request])
-        at = 0 if shared else source[request]
-        if link.contention == "fifo":
-            sent_from[request], sent = fifo[at].send(now, size)
-            sent_to[request] = sent + base_s
-        else:
-            sent_from[request] = now
-            _drain(fair[at], now, base_s, ledger)
-            fair[at].send(now, request, size)
-    for waiting in fair:
-        _drain(waiting, inf, base_s, ledger)
+        _drain(links, links.source(request), now)
+        links.share(request, now)
+    for source in range(len(links.fair)):
+        _drain(links, source, inf)
 
 
-def _drain(link: FairLink, until_s: float, base_s: float, ledger: Ledger) -> None:
+def _drain(links: Links, source: int, until_s: float) -> None:
+    link = links.fair[source]
     while link.active and (end := link.next_s()) < until_s:
-        for request in link.pop(end):
-            ledger.transfer_end[request] = end + base_s
+        links.pop(source, end)
+
+
+def prefill_fits(lanes: LanePool, pool: Pool, ledger: Ledger) -> bool:
+    """Return whether prompts held until their transfers ended never exceeded a KV cache."""
+    return _held_within(
+        lanes, pool, np.array(ledger.prompt), ledger.prefill_start, ledger.transfer_end
+    )
+
+
+def decode_fits(lanes: LanePool, pool: Pool, ledger: Ledger) -> bool:
+    """Return whether no KV cache filled where requests decode.
+
+    They count in full from the moment they are routed, which errs on the safe side.
+    """
+    tokens = np.array(ledger.prompt) + np.array(ledger.steps)
+    return _held_within(lanes, pool, tokens, ledger.prefill_end, ledger.finish)
 
 
 def _held_within(
-    replicas: Sequence[Sequence[int] | NDArray[np.int64]],
+    lanes: LanePool,
     pool: Pool,
+    tokens: NDArray[np.int64],
     start: Sequence[float],
     end: Sequence[float],
-    ledger: Ledger,
-    decodes: bool,
 ) -> bool:
-    """Return whether blocks held from `start` to `end` never exceed a replica's KV cache.
-
-    Decoding requests count in full from the start, which errs on the safe side.
-    """
+    """Return whether blocks held from `start` to `end` never exceed a replica's KV cache."""
     starts, ends = np.frombuffer(start), np.frombuffer(end)  # type: ignore[call-overload]
-    for requests in replicas:
-        members = np.asarray(requests, np.int64)
-        tokens = np.array([ledger.prompt[request] for request in members.tolist()], np.int64)
-        if decodes:
-            tokens += np.array([ledger.steps[request] for request in members.tolist()], np.int64)
-        blocks = -(-tokens // pool.block_tokens)
-        times = np.concatenate((ends[members], starts[members]))
-        change = np.concatenate((-blocks, blocks))
-        held = np.cumsum(change[np.argsort(times, kind="stable")])
-        if len(held) and held.max() > pool.capacity_blocks:
+    for requests in lanes.entered:
+        members = np.array(requests, np.int32)
+        order = np.argsort(np.concatenate((ends[members], starts[members])), kind="stable")
+        blocks = (-(-tokens[members] // pool.block_tokens)).astype(np.int32)
+        change = np.concatenate((-blocks, blocks))[order]
+        del order
+        if np.cumsum(change).max(initial=0) > pool.capacity_blocks:
             return False
     return True

@@ -60,14 +60,6 @@ def decode_lines(latency: LatencyModel, max_batch: int) -> tuple[list[float], fl
 
     None if the model is not linear, or the seconds per token depend on the batch.
     """
-    from simlib.serving.latency import LinearDecode
-
-    if isinstance(latency, LinearDecode):
-        # a run of one step over no context is the constant alone
-        return (
-            [latency.decode_run_s(batch, 0, 1) for batch in range(max_batch + 1)],
-            latency._context_s,
-        )
     if not isinstance(latency, DecodeLine):
         return None
     lines = [latency.decode_line(batch) for batch in range(max_batch + 1)]

@@ -128,8 +128,9 @@ class Replica:
         self.departed: list[int] = []
         """Requests that left the replica, if `watched`."""
         self.watched = prefill_only
-        self.started = (0.0, 0, 0)
-        """For the timeline: start of the running jump, its prompt tokens, requests waiting."""
+        self.started = (0.0, 0, 0, 0)
+        """For the timeline: start of the running jump, its prompt tokens, requests waiting, blocks
+        held in its first iteration."""
 
     def advance(self, until_s: float) -> None:
         """Do all iteration ends at or before, and all starts before, `until_s`."""
@@ -171,6 +172,8 @@ class Replica:
     def release(self, blocks: int, time_s: float) -> None:
         """Free the blocks of a request whose transfer has ended."""
         self.fixed_blocks -= blocks
+        if self.timeline is not None:
+            self._note_move(self.timeline, time_s, -blocks)
         if self.end == inf and self.queue:
             self.now = time_s
 
@@ -221,10 +224,12 @@ class Replica:
                     self.departed.append(request)
         if self.done:
             self._end_prefills(now)
+        if self.timeline is not None:
+            self.timeline.left(self.fixed_blocks + growing.blocks())
 
     def _note(self, timeline: Timeline) -> None:
         growing = self.growing
-        start, prefill_tokens, waiting = self.started
+        start, prefill_tokens, waiting, first_blocks = self.started
         batch = growing.sequences if self.jump else 0
         first = self.now
         if self.jump > 1:
@@ -235,9 +240,22 @@ class Replica:
             self.index,
             self.latency,
             (start, first, self.now),
-            (self.jump, prefill_tokens, batch, growing.tokens if batch else 0, waiting, blocks),
+            (
+                self.jump,
+                prefill_tokens,
+                batch,
+                growing.tokens if batch else 0,
+                waiting,
+                first_blocks,
+                blocks,
+            ),
             [entry & REQUEST_MASK for entry in self.until_step] if batch else (),
         )
+
+    def _note_move(self, timeline: Timeline, time_s: float, taken: int) -> None:
+        """Note blocks taken (or freed) for a transfer at a time when a jump may run."""
+        after = self.fixed_blocks + self.growing.blocks(self.steps_begun(time_s))
+        timeline.moved(int(self.remote), self.index, time_s, after - taken, after)
 
     def _end_prefills(self, now: float) -> None:
         ledger = self.ledger
@@ -293,7 +311,8 @@ class Replica:
             return
         self.end = end
         if self.timeline is not None:
-            self.started = (now, sum(new for new, _ in chunks), len(self.queue))
+            held = self.fixed_blocks + growing.blocks(1 if self.jump else 0)
+            self.started = (now, sum(new for new, _ in chunks), len(self.queue), held)
         if self.fresh and self.jump:
             self._stamp_fresh()
 
@@ -481,6 +500,7 @@ class Replica:
         growing = self.growing
         jump = self.jump if self.end != inf else 0
         begun = -1
+        fixed_before = self.fixed_blocks
         while self.unreserved and queue[0] not in self.progress:
             blocks = blocks_of(self.ledger.prompt[queue[0]], self.block)
             free = self.capacity - self.fixed_blocks - blocks
@@ -493,6 +513,8 @@ class Replica:
             self.fixed_blocks += blocks
             self.unreserved -= 1
             reserved.append(queue.popleft())
+        if reserved and self.timeline is not None:
+            self._note_move(self.timeline, time_s, self.fixed_blocks - fixed_before)
         if begun >= 0 and jump > 1 and growing.blocks(jump) > self.capacity - self.fixed_blocks:
             self.cut(time_s)
         return reserved

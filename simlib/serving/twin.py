@@ -113,6 +113,8 @@ class Twin:
         """Let the next request that fits arrive now."""
         for seq in self.upcoming:
             seq.arrival_s = self.env.now
+            if self.pools[0].discipline == "edf":
+                seq.key = (seq.key[0] + self.env.now, seq.number)
             if self.fits(seq):
                 self.plan_arrival(seq, 0.0)
                 return
@@ -274,10 +276,11 @@ def simulate_closed_loop(
     *,
     random_seed: int = 0,
     replicate: int = 0,
+    classes: Classes | None = None,
 ) -> RequestRecords:
     """Simulate as `simlib.serving.cluster.simulate_closed_loop` does, step by step."""
     requests = Requests(np.zeros(len(prompt_tokens)), prompt_tokens, output_tokens)
-    twin = Twin(requests, deployment, random_seed, replicate, Classes())
+    twin = Twin(requests, deployment, random_seed, replicate, classes or Classes())
     twin.closed = True
     for _ in range(concurrency):
         twin.next_closed()

@@ -249,7 +249,7 @@ def batch_means_interval(
     if refused is not None:
         return empty(method, refused)
     batches = np.array([np.mean(batch) for batch in np.array_split(x, n_batches)])
-    return _t_interval(float(np.mean(x)), batches, level, method, _correlated(batches))
+    return _t_interval(float(np.mean(x)), batches, level, method, correlation_warning(batches))
 
 
 def batch_percentile_interval(
@@ -284,7 +284,9 @@ def batch_percentile_interval(
         return empty(method, f"{reason} in a batch", estimate)
     batches = np.array([np.percentile(batch, q) for batch in np.array_split(x, n_batches)])
     half = t_quantile(level, n_batches - 1) * _error_around(estimate, batches)
-    return Interval(estimate - half, estimate, estimate + half, method, _correlated(batches))
+    return Interval(
+        estimate - half, estimate, estimate + half, method, correlation_warning(batches)
+    )
 
 
 def as_column(values: ArrayLike) -> Floats:
@@ -321,7 +323,7 @@ def _batch_method(x: Floats, n_batches: int, of: str) -> str:
     return f"batch {of}, {n_batches} batches of about {x.size // n_batches} in one run"
 
 
-def _correlated(batches: Floats) -> str:
+def correlation_warning(batches: Floats) -> str:
     """Return a warning if the batches are positively correlated (von Neumann's ratio, 1% level)."""
     n = batches.size
     centred = batches - np.mean(batches)

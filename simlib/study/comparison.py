@@ -22,7 +22,9 @@ from simlib.stats.compare import (
     verdict,
 )
 from simlib.stats.intervals import Interval
+from simlib.study.classes import ClassMeasurement
 from simlib.study.measure import PointMeasurement, request_values, split_statistic
+from simlib.study.timed import ITL_STATISTICS
 
 ROUNDING_DIGITS = 9
 """Times closer than 1e-9 s are equal: what is left is rounding, and no difference."""
@@ -38,6 +40,7 @@ class Side:
     measured: PointMeasurement
     load: Callable[[], RequestRecords]
     """Reads the records of the first replicate again: only single replicates need them."""
+    classes: tuple[ClassMeasurement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,9 @@ def compare_pairs(pairs: Sequence[Pair], statistics: Sequence[str]) -> list[dict
     differences: list[Interval] = []
     for pair in pairs:
         records = _records_of_single(pair)
-        for statistic in statistics:
+        sides = (pair.baseline.measured, pair.candidate.measured)
+        itl = ITL_STATISTICS if all(side.timed is not None for side in sides) else ()
+        for statistic in (*statistics, *itl):
             outcome = _compare(pair, statistic, records)
             differences.append(outcome.difference)
             lines.append(_line(pair, statistic, outcome))
@@ -220,17 +225,24 @@ def _compare(
             return paired(b, c)
         return paired(b, c, (pooled[0], pooled[1]))
     percent, metric = split_statistic(statistic)
+    if metric == "itl":  # the two sides' gaps are not of the same tokens: nothing to pair by
+        return _unpaired(sides, statistic)
     b, c = (
         _rounded(request_values(records, side.config, metric))
         for records, side in zip(_served_by_both(*single), sides, strict=True)
     )
     if len(b) != len(c):  # a closed loop sends other requests in the window: nothing to pair by
-        whole = [side.measured.values(statistic)[:1] for side in sides]
-        return paired(whole[0], whole[1])
+        return _unpaired(sides, statistic)
     if metric == "tpot":
         both = ~(np.isnan(b) | np.isnan(c))
         b, c = b[both], c[both]
     return paired_batches(b, c) if percent is None else paired_batch_percentiles(b, c, percent)
+
+
+def _unpaired(sides: tuple[Side, Side], statistic: str) -> PairedComparison:
+    """Return the difference of two single runs, which has no interval."""
+    baseline, candidate = (side.measured.values(statistic)[:1] for side in sides)
+    return paired(baseline, candidate)
 
 
 def _served_by_both(

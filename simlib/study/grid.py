@@ -20,7 +20,10 @@ from simlib.study.spec import ZIP_LABELS, Precision, Study, StudyFile
 from simlib.workload.traces import trace_sha256
 
 ANALYSIS_ONLY = ("warmup_seconds", "ttft_definition")
-"""Settings that tables apply to finished runs; changing them simulates nothing again."""
+"""Settings that tables apply to finished runs; changing them simulates nothing again.
+
+Request classes are such, too, as far as `essential` leaves them out.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,8 @@ def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None
         if config.serving == "batching" and config.latency.kind != "aiconfigurator":
             deployment_of(config.batching, config.latency)  # refuses what the catalog lacks
         relevant = essential(config)
+        if config.request_classes:  # tables draw them, even if nothing else is random
+            relevant["random_seed"] = config.random_seed
         coordinates = {
             factor.name: labels[factor.name]
             if any(_matters(key, relevant) for key in factor.keys)
@@ -229,10 +234,15 @@ def essential(config: SimConfig) -> dict[str, Any]:
         "drain": config.drain,
         deployment: config.deployment.to_dict(),
     }
+    if config.timeline:
+        settings["timeline"] = True
     if batching:
         settings["latency"] = config.latency.to_dict()
         if any(pool.router in DRAWS for pool in config.batching.pools.values()):
             settings["random_seed"] = config.random_seed
+        if config.class_key is not None:
+            settings["random_seed"] = config.random_seed
+            settings["request_classes"] = _essential_classes(config, config.class_key)
     arrival = config.arrival
     if arrival.kind == "trace":
         return settings | {
@@ -260,6 +270,14 @@ def _essential_lengths(tokens: Any) -> dict[str, Any]:
     return settings
 
 
+def _essential_classes(config: SimConfig, key: str) -> dict[str, dict[str, Any]]:
+    """Return shares, and what the discipline sorts by; names order the draws."""
+    return {
+        name: {field: getattr(one, field) for field in ("share", key)}
+        for name, one in config.request_classes.items()
+    }
+
+
 def point_id(config: SimConfig) -> str:
     """Return the identity of a simulation: 16 hexadecimal digits."""
     return _digest({"model_version": MODEL_VERSION, "config": essential(config)})
@@ -275,9 +293,10 @@ def run_settings(config: SimConfig) -> dict[str, Any]:
     Equal points give equal settings, so that studies can share a point's file.
     """
     relevant = essential(config)
-    return {key: value for key, value in config.to_dict().items() if key in relevant} | {
-        "warmup_seconds": 0.0
-    }
+    settings = {key: value for key, value in config.to_dict().items() if key in relevant}
+    if "request_classes" in relevant:
+        settings["request_classes"] = relevant["request_classes"]
+    return settings | {"warmup_seconds": 0.0}
 
 
 def _locate_files(settings: dict[str, Any], source: Path | None) -> None:
@@ -294,7 +313,7 @@ def _locate_files(settings: dict[str, Any], source: Path | None) -> None:
 
 def _matters(key: str, relevant: dict[str, Any]) -> bool:
     section, _, name = key.partition(".")
-    if section in ANALYSIS_ONLY:
+    if section in (*ANALYSIS_ONLY, "request_classes"):
         return True
     if section not in relevant:
         return False

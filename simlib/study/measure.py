@@ -30,6 +30,7 @@ from simlib.stats.intervals import (
 )
 from simlib.stats.stability import Drift, Stability, drift, verdict_of_drifts
 from simlib.stats.warmup import SuggestedWarmup, suggested_warmup_s
+from simlib.study.timed import TimedMeasurement, measure_timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class PointMeasurement:
     """Percentiles of all replicates' requests together."""
     stability: Stability
     warmup: SuggestedWarmup
+    timed: TimedMeasurement | None = None
+    """What timelines add; their inter-token latency also stands among the intervals."""
 
     def values(self, statistic: str) -> Floats:
         """Return a statistic of every replicate, NaN where it has none; shape (replicates,)."""
@@ -89,16 +92,12 @@ def measure_point(
     With one replicate, intervals come from batches within the run, and say so.
     """
     measured = tuple(measure_replicate(records, config) for records in replicates)
-    pooled: dict[str, float] = {}
-    if len(replicates) == 1:
-        intervals = {name: _within_run(replicates[0], config, name) for name in statistics}
-    else:
-        for metric in ("ttft", "tpot", "e2e"):
-            values = [request_values(records, config, metric) for records in replicates]
-            pooled |= pooled_percentiles(values, metric)
-        intervals = {
-            name: interval_over_replicates(measured, name, pooled.get(name)) for name in statistics
-        }
+    timed = measure_timed(replicates, config)
+    intervals, pooled = measure_intervals(replicates, measured, config, statistics)
+    if timed is not None:
+        for one, itl in zip(measured, timed.statistics, strict=True):
+            one.statistics.update(itl)
+        intervals, pooled = intervals | timed.intervals, pooled | timed.pooled
     shortest = min(len(records) for records in replicates)
     return PointMeasurement(
         replicates=measured,
@@ -109,7 +108,39 @@ def measure_point(
             [ttft_s(records, config.ttft_definition)[:shortest] for records in replicates],
             [records.arrival_s[:shortest] for records in replicates],
         ),
+        timed=timed,
     )
+
+
+def measure_intervals(
+    replicates: Sequence[RequestRecords],
+    measured: Sequence[Measurement],
+    config: SimConfig,
+    statistics: Sequence[str],
+) -> tuple[dict[str, Interval], dict[str, float]]:
+    """Return the interval of each statistic, and the pooled percentiles that they stand around."""
+    values = {
+        metric: [request_values(records, config, metric) for records in replicates]
+        for metric in dict.fromkeys(split_statistic(name)[1] for name in statistics)
+    }
+    if len(replicates) == 1:
+        return {name: _within_run(values, name) for name in statistics}, {}
+    pooled: dict[str, float] = {}
+    for metric, runs in values.items():
+        pooled |= pooled_percentiles(runs, metric)
+    intervals = {
+        name: interval_over_replicates(measured, name, pooled.get(name)) for name in statistics
+    }
+    return intervals, pooled
+
+
+def reasons(intervals: Mapping[str, Interval]) -> str:
+    """Return why statistics are empty or doubtful, each reason once."""
+    by_reason: dict[str, list[str]] = {}
+    for statistic, interval in intervals.items():
+        if interval.reason:
+            by_reason.setdefault(interval.reason, []).append(statistic)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
 
 
 def split_statistic(statistic: str) -> tuple[float | None, str]:
@@ -160,7 +191,7 @@ def measure_replicate(records: RequestRecords, config: SimConfig) -> Measurement
     """Measure one replicate in the configuration's window."""
     counted = _counted(records, config)
     parts = ttft_parts(counted)
-    waits_s = parts["prefill_wait_s"] + parts["transfer_wait_s"] + parts["decode_wait_s"]
+    waits_s = _entry_wait_s(counted, config) + parts["transfer_wait_s"] + parts["decode_wait_s"]
     return Measurement(
         statistics=summarise(records, config),
         rho=offered_load(records, config),
@@ -172,6 +203,19 @@ def measure_replicate(records: RequestRecords, config: SimConfig) -> Measurement
         },
         drift=drift(waits_s, counted.arrival_s),
     )
+
+
+def _entry_wait_s(counted: RequestRecords, config: SimConfig) -> Floats:
+    """Return waits for prefill as they drift: of places in the queue, not of requests.
+
+    Where requests overtake each other, those that others pass wait until arrivals end, the early
+    ones longest, and their falling waits hide a queue that grows. So the k-th start is matched with
+    the k-th arrival, which leaves the sum of the waits and the number waiting as they are.
+    """
+    starts = counted.prefill_start_s
+    if config.serving == "batching" and config.batching.discipline != "fcfs":
+        starts = np.sort(starts)  # requests that never start come last
+    return starts - counted.arrival_s
 
 
 def interval_over_replicates(
@@ -186,9 +230,9 @@ def interval_over_replicates(
     return percentile_interval(values, percent, samples, pooled)
 
 
-def _within_run(records: RequestRecords, config: SimConfig, statistic: str) -> Interval:
+def _within_run(runs: Mapping[str, Sequence[Floats]], statistic: str) -> Interval:
     percent, metric = split_statistic(statistic)
-    values = request_values(records, config, metric)
+    (values,) = runs[metric]
     if metric == "tpot":
         values = values[~np.isnan(values)]  # one-token outputs have no TPOT
     if len(values) == 0:

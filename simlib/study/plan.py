@@ -17,13 +17,15 @@ from simlib.study.store import result_path
 
 # Measured for each engine, both deployments, and rounded up. What is asked for is more: memory
 # twice, time tenfold, for slower machines than the one measured on. A retry asks for more still.
-_BASE_MB = 250
+_BASE_MB = 600
+"""On a cluster, Snakemake runs twice beside the simulation: in the job and in its step."""
 _BASE_MINUTES = 5
 _BYTES_PER_REQUEST = {"fast": 700}
 _BYTES_OTHERWISE = 2000
 _SECONDS_PER_SIMULATION = 0.01
 _SECONDS_PER_REQUEST = {"fast": 1e-6}
 _SECONDS_OTHERWISE = 2e-5
+_SECONDS_WITH_TIMELINE = 7e-5
 _TRACE_LINE_BYTES = 12
 """Fewer than in any line of a trace."""
 
@@ -83,8 +85,10 @@ class Plan:
     def seconds(self, point_id: str) -> float:
         """Return about how long simulating a replicate takes, without starting a process."""
         config = self._configs[point_id]
-        fast = config.serving == "token_rate"
-        per_request = _SECONDS_PER_REQUEST.get(config.engine if fast else "", _SECONDS_OTHERWISE)
+        if config.serving == "batching":
+            per_request = _SECONDS_WITH_TIMELINE if config.timeline else _SECONDS_OTHERWISE
+        else:
+            per_request = _SECONDS_PER_REQUEST.get(config.engine, _SECONDS_OTHERWISE)
         return _SECONDS_PER_SIMULATION + self.requests(point_id) * per_request
 
     def memory_mb(self, *point_ids: str) -> int:
@@ -96,7 +100,9 @@ class Plan:
         return _BASE_MINUTES + int(10 * sum(map(self.seconds, point_ids)) / 60)
 
     def _megabytes(self, point_id: str) -> int:
-        per_request = _BYTES_PER_REQUEST.get(self._configs[point_id].engine, _BYTES_OTHERWISE)
+        config = self._configs[point_id]
+        plain = not config.timeline
+        per_request = _BYTES_PER_REQUEST.get(config.engine if plain else "", _BYTES_OTHERWISE)
         return int(self.requests(point_id) * per_request / 1e6)
 
     def latency_tables(self, *point_ids: str) -> list[str]:

@@ -1,4 +1,8 @@
-"""The file of one simulated replicate: its per-request records and where they come from."""
+"""The file of one simulated replicate: its per-request records and where they come from.
+
+A run that kept its timeline has it in the same file, a member per column, such as
+``jumps.start_s``, of the smallest type that holds its numbers, and compressed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import json
 import struct
 import zipfile
 import zlib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ from simlib import __version__
 from simlib.core.model_version import MODEL_VERSION
 from simlib.core.records import COLUMN_NAMES, RequestRecords
 from simlib.errors import InvalidParameterError
+from simlib.serving.timeline import Gaps, Jumps, Moves, RunTimeline, Table, TimedRecords
 from simlib.study.files import replacing
 
 
@@ -27,7 +33,10 @@ def result_path(results: Path, point_id: str, replicate: int) -> Path:
 def write_records(
     path: Path, records: RequestRecords, *, point_id: str, replicate: int, config: dict[str, Any]
 ) -> None:
-    """Write one replicate as NPZ, whole or not at all; its members carry checksums."""
+    """Write one replicate as NPZ, whole or not at all; its members carry checksums.
+
+    `TimedRecords` are written with their timeline.
+    """
     columns = records.columns()
     kind = np.dtype([(name, column.dtype) for name, column in columns.items()])
     rows = np.empty(len(records), dtype=kind)
@@ -40,8 +49,13 @@ def write_records(
         "simlib_version": __version__,
         "model_version": MODEL_VERSION,
     }
+    members: dict[str, Any] = {}
+    if isinstance(records, TimedRecords):
+        members = _timeline_members(records.timeline)
+        meta["timeline"] = True
+    save = np.savez_compressed if members else np.savez
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, records=rows, meta=np.bytes_(json.dumps(meta, sort_keys=True)))
+        save(file, records=rows, meta=np.bytes_(json.dumps(meta, sort_keys=True)), **members)
 
 
 def read_records(
@@ -49,16 +63,16 @@ def read_records(
 ) -> tuple[RequestRecords, dict[str, Any]]:
     """Read one replicate and its provenance, and check that it is the one asked for.
 
+    A run that kept its timeline comes as `TimedRecords`.
+
     Raises
     ------
     InvalidParameterError
         If the file is missing, damaged, or belongs to another point, replicate or model version.
     """
     try:
-        rows, meta = _members(path)
-        records = RequestRecords(
-            **{name: np.ascontiguousarray(rows[name]) for name in COLUMN_NAMES}
-        )
+        with zipfile.ZipFile(path) as archive:
+            records, meta = _content(archive)
     except FileNotFoundError:
         raise InvalidParameterError("result", str(path), "an existing file") from None
     except _DAMAGE as error:
@@ -84,12 +98,43 @@ _DAMAGE = (
 """What reading a damaged archive may end with, by where it is damaged."""
 
 
-def _members(path: Path) -> tuple[Any, dict[str, Any]]:
-    """Return the table and the provenance; checksums are compared before anything is parsed."""
-    with zipfile.ZipFile(path) as archive:
-        rows, meta = (
-            np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
-            for name in ("records", "meta")
-        )
+def _content(archive: zipfile.ZipFile) -> tuple[RequestRecords, dict[str, Any]]:
+    """Return records and provenance; checksums are compared before anything is parsed."""
+    rows, meta = _member(archive, "records"), _member(archive, "meta")
     provenance: dict[str, Any] = json.loads(meta.item())
-    return rows, provenance
+    columns = {name: np.ascontiguousarray(rows[name]) for name in COLUMN_NAMES}
+    if provenance.get("timeline"):
+        return TimedRecords(**columns, timeline=_timeline(archive)), provenance
+    return RequestRecords(**columns), provenance
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> Any:
+    return np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+
+
+_TABLES: dict[str, type[Table]] = {"jumps": Jumps, "moves": Moves, "gaps": Gaps}
+
+
+def _timeline_members(timeline: RunTimeline) -> dict[str, Any]:
+    members = {"capacity_blocks": timeline.capacity_blocks}
+    for table in _TABLES:
+        for name, column in getattr(timeline, table).columns().items():
+            members[f"{table}.{name}"] = _smallest(column)
+    return members
+
+
+def _smallest(column: Any) -> Any:
+    """Return a column of whole numbers >= 0 in the smallest type that holds them."""
+    if column.dtype.kind == "f":
+        return column
+    return column.astype(np.min_scalar_type(int(column.max(initial=0))))
+
+
+def _timeline(archive: zipfile.ZipFile) -> RunTimeline:
+    tables: dict[str, Any] = {}
+    for table, kind in _TABLES.items():
+        columns = {f.name: _member(archive, f"{table}.{f.name}") for f in fields(kind)}
+        if len({column.shape for column in columns.values()}) > 1:
+            raise ValueError(f"columns of {table} differ in length")
+        tables[table] = kind(**columns)
+    return RunTimeline(**tables, capacity_blocks=_member(archive, "capacity_blocks"))

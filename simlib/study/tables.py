@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from simlib import __version__
 from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
-from simlib.core.records import TTFT_PARTS, RequestRecords, in_window
+from simlib.core.records import TTFT_PARTS, RequestRecords
 from simlib.core.summary import pool_gpus
+from simlib.study.class_comparison import compare_classes
+from simlib.study.classes import ClassMeasurement, class_lines, measure_classes
 from simlib.study.comparison import (
     Pair,
     Side,
@@ -27,9 +28,11 @@ from simlib.study.comparison import (
     crossover_lines,
 )
 from simlib.study.files import replacing, write_json
-from simlib.study.measure import PointMeasurement, measure_point
+from simlib.study.measure import PointMeasurement, measure_point, reasons
+from simlib.study.requests_table import RequestsTable, requests_table
 from simlib.study.spec import METRICS
 from simlib.study.store import read_records, result_path
+from simlib.study.timed import occupation_columns, timeline_lines
 
 CROSSOVER_STATISTICS = ("mean_ttft_s", "p99_ttft_s")
 
@@ -44,6 +47,8 @@ class MeasuredRow:
     measured: PointMeasurement
     precision: str
     """Whether the wanted precision was reached; empty where none was asked for."""
+    classes: tuple[ClassMeasurement, ...]
+    """Each request class, and all together; empty without classes."""
 
 
 def replicates_of(row: dict[str, Any], results: Path) -> int:
@@ -72,20 +77,41 @@ def _precision(row: dict[str, Any], results: Path) -> str:
 
 
 def write_tables(study_path: Path, results: Path, output: Path) -> None:
-    """Write every table of a study from its points' records."""
+    """Write every table of a study from its points' records; remove those it no longer has."""
     study = json.loads(study_path.read_text(encoding="utf-8"))
-    rows = [_measured(row, results) for row in study["rows"]]
-    _write_csv(output / "summary.csv", [_summary_line(row) for row in rows])
+    names = {"requests.parquet"} if study["requests_table"] else set()
+    with (
+        requests_table(output / "requests.parquet", study["rows"]) if names else nullcontext()
+    ) as requests:
+        rows = [_measured(row, results, requests) for row in study["rows"]]
+    for name, lines in _tables(study, rows, results):
+        _write_csv(output / name, lines)
+        names.add(name)
+    for path in output.iterdir():
+        if path.suffix in (".csv", ".parquet") and path.name not in names:
+            path.unlink()
+    write_json(output / "provenance.json", _provenance(study, rows))
+
+
+def _tables(
+    study: dict[str, Any], rows: list[MeasuredRow], results: Path
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield name and lines of each table but that of requests."""
+    classes = any(row.classes for row in rows)
+    yield "summary.csv", [_summary_line(row) for row in rows]
+    if classes:
+        yield "classes.csv", [line for row in rows for line in _class_lines(row)]
+    if any(row.measured.timed for row in rows):
+        yield "timeline.csv", list(_timeline_lines(rows))
     pairs = list(_pairs(study, rows, results))
     if study["compare"]:
-        _write_csv(output / "comparison.csv", compare_pairs(pairs, METRICS))
-        _write_csv(output / "attribution.csv", attribute_pairs(pairs))
+        yield "comparison.csv", compare_pairs(pairs, METRICS)
+        yield "attribution.csv", attribute_pairs(pairs)
+        if classes:
+            yield "class_comparison.csv", compare_classes(pairs)
     if study["crossover"]:
-        lines = crossover_lines(pairs, CROSSOVER_STATISTICS, study["crossover"]["x"])
-        _write_csv(output / "crossover.csv", lines)
-    if study["requests_table"]:
-        _write_requests(output / "requests.parquet", study, results)
-    write_json(output / "provenance.json", _provenance(study, rows))
+        x = study["crossover"]["x"]
+        yield "crossover.csv", crossover_lines(pairs, CROSSOVER_STATISTICS, x)
 
 
 def _read(results: Path, point_id: str, replicate: int) -> RequestRecords:
@@ -93,16 +119,34 @@ def _read(results: Path, point_id: str, replicate: int) -> RequestRecords:
     return read_records(path, point_id=point_id, replicate=replicate)[0]
 
 
-def _measured(row: dict[str, Any], results: Path) -> MeasuredRow:
+def _measured(row: dict[str, Any], results: Path, requests: RequestsTable | None) -> MeasuredRow:
+    """Measure a row; on the way, hand its records to the table of requests."""
     config = SimConfig.from_dict(row["config"])
     records = [_read(results, row["point_id"], r) for r in range(replicates_of(row, results))]
+    if requests is not None:
+        for replicate, one in enumerate(records):
+            requests.add(row, config, replicate, one)
+    measured = measure_point(records, config, METRICS)
     return MeasuredRow(
         row["coordinates"],
         config,
         row["point_id"],
-        measure_point(records, config, METRICS),
+        measured,
         _precision(row, results),
+        measure_classes(records, config, measured) if config.request_classes else (),
     )
+
+
+def _class_lines(row: MeasuredRow) -> list[dict[str, Any]]:
+    where = {**row.coordinates, "point_id": row.point_id}
+    return class_lines(row.classes, where, row.measured, row.config)
+
+
+def _timeline_lines(rows: list[MeasuredRow]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        if row.measured.timed is not None:
+            where = {**row.coordinates, "point_id": row.point_id}
+            yield from timeline_lines(row.measured.timed, where)
 
 
 def _summary_line(row: MeasuredRow) -> dict[str, Any]:
@@ -120,6 +164,8 @@ def _summary_line(row: MeasuredRow) -> dict[str, Any]:
         line[f"rho_{pool}"] = float(np.mean([one.rho[pool] for one in measured.replicates]))
     for pool in gpus:
         line[f"utilization_{pool}"] = measured.mean(f"utilization_{pool}")
+    if measured.timed is not None:
+        line |= occupation_columns(measured.timed)
     line["throughput_rps"] = measured.mean("throughput_rps")
     line["throughput_rps_per_gpu"] = line["throughput_rps"] / line["gpus"]
     for count in ("arrived", "finished", "unfinished", "rejected", "preemptions"):
@@ -133,19 +179,10 @@ def _summary_line(row: MeasuredRow) -> dict[str, Any]:
         line[f"mean_{part}"] = float(np.mean(measured.part_values(part)))
     line["lower_bounds"] = " ".join(measured.lower_bounds())
     line["precision"] = row.precision
-    line["notes"] = _notes(measured)
+    line["notes"] = reasons(measured.intervals)
     line["suggested_warmup_s"] = measured.warmup.warmup_s if measured.warmup.found else np.nan
     line["warmup_flag"] = _warmup_flag(measured, config)
     return line
-
-
-def _notes(measured: PointMeasurement) -> str:
-    """Return why statistics are empty or doubtful, each reason once."""
-    by_reason: dict[str, list[str]] = {}
-    for statistic, interval in measured.intervals.items():
-        if interval.reason:
-            by_reason.setdefault(interval.reason, []).append(statistic)
-    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
 
 
 def _warmup_flag(measured: PointMeasurement, config: SimConfig) -> str:
@@ -168,7 +205,7 @@ def _pairs(study: dict[str, Any], rows: list[MeasuredRow], results: Path) -> Ite
 
     def side(row: MeasuredRow) -> Side:
         load = partial(_read, results, row.point_id, 0)
-        return Side(row.coordinates[factor], row.config, row.measured, load)
+        return Side(row.coordinates[factor], row.config, row.measured, load, row.classes)
 
     bases = [row for row in rows if row.coordinates[factor] == baseline]
     for row in rows:
@@ -206,9 +243,9 @@ def _provenance(study: dict[str, Any], rows: list[MeasuredRow]) -> dict[str, Any
                 "interval_methods": sorted(
                     {interval.method for interval in row.measured.intervals.values()}
                 ),
-                "config": row.config.to_dict(),
+                "config": described["config"],
             }
-            for row in rows
+            for row, described in zip(rows, study["rows"], strict=True)
         ],
     }
 
@@ -216,47 +253,3 @@ def _provenance(study: dict[str, Any], rows: list[MeasuredRow]) -> dict[str, Any
 def _write_csv(path: Path, lines: list[dict[str, Any]]) -> None:
     with replacing(path) as temporary:
         pd.DataFrame(lines).to_csv(temporary, index=False, float_format="%.9g")
-
-
-def _write_requests(path: Path, study: dict[str, Any], results: Path) -> None:
-    """Write all requests of all points, a row group per replicate, so memory stays bounded."""
-    with replacing(path) as temporary:
-        writer: pq.ParquetWriter | None = None
-        try:
-            for row in study["rows"]:
-                config = SimConfig.from_dict(row["config"])
-                for replicate in range(replicates_of(row, results)):
-                    table = _request_table(row, config, replicate, results)
-                    writer = writer or _parquet_writer(temporary, table.schema)
-                    writer.write_table(table)
-        finally:
-            if writer is not None:
-                writer.close()
-
-
-def _parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    # times compress best with their bytes split by significance, texts by dictionary
-    times = [column.name for column in schema if pa.types.is_floating(column.type)]
-    texts = [column.name for column in schema if pa.types.is_dictionary(column.type)]
-    return pq.ParquetWriter(
-        path, schema, compression="zstd", use_dictionary=texts, use_byte_stream_split=times
-    )
-
-
-def _request_table(
-    row: dict[str, Any], config: SimConfig, replicate: int, results: Path
-) -> pa.Table:
-    records = _read(results, row["point_id"], replicate)
-    n = len(records)
-    where = {
-        key: pa.array([_text(value)] * n, pa.string()).dictionary_encode()
-        for key, value in row["coordinates"].items()
-    }
-    where["point_id"] = pa.array([row["point_id"]] * n).dictionary_encode()
-    where["replicate"] = pa.array(np.full(n, replicate, np.int32))
-    where["in_window"] = pa.array(in_window(records, config.warmup_seconds, config.sim_seconds))
-    return pa.table({**where, **{k: pa.array(v) for k, v in records.columns().items()}})
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

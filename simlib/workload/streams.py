@@ -19,6 +19,7 @@ class Stream(IntEnum):
     PROMPT_TOKENS = 1
     OUTPUT_TOKENS = 2
     ROUTING = 3
+    CLASSES = 4
 
 
 def generator(random_seed: int, replicate: int, stream: Stream) -> np.random.Generator:

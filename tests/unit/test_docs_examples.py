@@ -31,7 +31,10 @@ MAKE = re.compile(r"`make ([^`]+)`")
 LINK = re.compile(r"\]\(([^)#]+)\)")
 
 MINI = """
-defaults: { sim_seconds: 60, warmup_seconds: 10 }
+defaults:
+  sim_seconds: 60
+  warmup_seconds: 10
+  request_classes: { chat: { ttft_slo_s: 0.1 } }
 replicates: 2
 studies:
   arrival_rate:
@@ -43,6 +46,11 @@ studies:
           cluster_disagg.prefill_tokens_per_s: [4000, 8000]
     compare: { factor: mode, baseline: mono }
     crossover: { x: arrival.rate_per_s, y: prefill_tokens_per_s }
+  batching:
+    overrides: { serving: batching, timeline: true, latency.model: llama-3.1-8b }
+    sweep:
+      grid: { mode: [mono, disagg], arrival.rate_per_s: [2, 3] }
+    compare: { factor: mode, baseline: mono }
 """
 
 
@@ -73,17 +81,18 @@ def section(heading: str) -> str:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Path:
-    """Return a folder as a user's: config.yaml, data, and the results of a small study."""
+    """Return a folder as a user's: config.yaml, data, and the results of small studies."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copy(REPO / "config.yaml", folder)
     shutil.copytree(REPO / "data", folder / "data")
     with contextlib.chdir(folder):
         plan = Plan.of(yaml.safe_load(MINI), results="results", source=str(REPO))
         plan.write()
-        for path in map(Path, plan.results_of("arrival_rate")):
-            run_point(path.parent / "point.json", int(path.stem[1:]), path)
-        study = Path("results/studies/arrival_rate")
-        write_tables(study / "study.json", Path("results"), study / "tables")
+        for name in ("arrival_rate", "batching"):
+            for path in map(Path, plan.results_of(name)):
+                run_point(path.parent / "point.json", int(path.stem[1:]), path)
+            study = Path("results/studies", name)
+            write_tables(study / "study.json", Path("results"), study / "tables")
     return folder
 
 
@@ -185,14 +194,21 @@ def test_the_guide_lists_every_key_of_the_study_file_with_its_default():
             assert listed[key].lower() == str(field.default).lower(), key
 
 
-@pytest.mark.parametrize("table", ["summary", "comparison", "attribution", "crossover"])
-def test_the_guide_lists_every_column_of_a_table(table, workspace):
-    path = workspace / "results/studies/arrival_rate/tables" / f"{table}.csv"
+@pytest.mark.parametrize(
+    ("study", "table"),
+    [
+        *(("arrival_rate", table) for table in ("summary", "comparison", "attribution")),
+        *(("arrival_rate", table) for table in ("crossover", "classes", "class_comparison")),
+        *(("batching", table) for table in ("summary", "timeline")),
+    ],
+)
+def test_the_guide_lists_every_column_of_a_table(study, table, workspace):
+    path = workspace / f"results/studies/{study}/tables/{table}.csv"
     columns = path.read_text(encoding="utf-8").splitlines()[0].split(",")
     listed = set(re.findall(r"`([a-z0-9_]+)`", section(f"{table}.csv")))
     factors = {"mode", "arrival.rate_per_s", "prefill_tokens_per_s"}
     for column in columns:
-        bare = re.sub(r"_(low|high)$", "", column) if table == "summary" else column
+        bare = re.sub(r"_(low|high)$", "", column) if table in ("summary", "classes") else column
         assert bare in listed | factors, column
 
 
@@ -201,11 +217,15 @@ def test_the_guide_lists_every_figure(workspace, monkeypatch):
     from simlib.study.figures.write import KINDS
 
     monkeypatch.chdir(workspace)
-    study = Path("results/studies/arrival_rate")
-    data = StudyData.read(study / "study.json", study / "tables")
-    stems = {stem for kind in KINDS for stem, _ in kind(data)}
-    found = {re.sub(r"^ttft_vs_.*", "ttft_vs_<factor>", re.sub(r"_\d+$", "", s)) for s in stems}
-    listed = set(re.findall(r"^\| `([a-z_<>]+)`", section("Reading the figures"), re.M))
+    stems = set()
+    for study in Path("results/studies").iterdir():
+        data = StudyData.read(study / "study.json", study / "tables")
+        stems |= {stem for kind in KINDS for stem, _ in kind(data)}
+    found = {re.sub(r"_vs_.*", "_vs_<factor>", re.sub(r"_\d+$", "", s)) for s in stems}
+    listed = set()
+    for line in section("Reading the figures").splitlines():
+        if line.startswith("| `"):
+            listed |= set(re.findall(r"`([a-z_0-9<>]+)`", line.split("|")[1]))
     assert found == listed
 
 

@@ -5,14 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simlib.errors import InvalidParameterError
 from simlib.serving.kv_cache import GrowingBlocks, blocks_of
 from simlib.serving.linear import LinearLatency
 from simlib.serving.link import FairLink, FifoLink
 from simlib.serving.protocol import DecodeLine, LatencyModel, decode_lines
 from simlib.serving.router import ROUTERS
 from simlib.serving.scheduler import OrderedQueue
-from simlib.serving.timeline import Timeline, weighted_quantile
 
 coefficients = st.floats(0.0, 1e-3)
 latencies = st.builds(
@@ -134,23 +132,3 @@ def test_a_fair_link_sends_every_byte_and_is_never_idle_with_work(rows):
     until(np.inf)
     assert sorted(ends) == list(range(len(rows)))
     assert max(ends.values()) == pytest.approx(last)
-
-
-def test_weighted_quantiles_count_each_value_with_its_weight():
-    values, weights = np.array([3.0, 1.0, 2.0]), np.array([1, 98, 1])
-    assert weighted_quantile(values, weights, 0.5) == 1.0
-    assert weighted_quantile(values, weights, 0.99) == 2.0
-    assert weighted_quantile(values, weights, 1.0) == 3.0
-    assert np.isnan(weighted_quantile(np.zeros(0), np.zeros(0, np.int64), 0.5))
-    with pytest.raises(InvalidParameterError):
-        weighted_quantile(values, weights, 1.5)
-
-
-def test_utilisation_counts_only_what_lies_in_the_window():
-    timeline = Timeline()
-    for start, end in ((0.0, 2.0), (3.0, 6.0)):
-        timeline.note(0, 0, LinearLatency(1.0), (start, end, end), (0, 5, 0, 0, 0, 1), ())
-    assert timeline.utilisation(0, 0, (1.0, 5.0)) == pytest.approx(3 / 4)
-    assert timeline.utilisation(0, 1, (1.0, 5.0)) == 0.0
-    with pytest.raises(InvalidParameterError):
-        timeline.utilisation(0, 0, (1.0, 1.0))

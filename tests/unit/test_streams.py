@@ -43,6 +43,7 @@ def test_stream_numbers_are_for_ever():
         "PROMPT_TOKENS": 1,
         "OUTPUT_TOKENS": 2,
         "ROUTING": 3,
+        "CLASSES": 4,
     }
 
 

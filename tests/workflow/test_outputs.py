@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import time
 
 import pandas as pd
 import pytest
@@ -50,8 +47,9 @@ def test_figures_exist_in_both_formats(finished: Workspace) -> None:
 
 def test_every_job_leaves_a_log_and_a_benchmark(finished: Workspace) -> None:
     for kind, ending in (("logs", "log"), ("benchmarks", "tsv")):
-        found = list((finished.folder / "results" / kind / "points").glob(f"*/*.{ending}"))
-        assert len(found) == 8
+        folder = finished.folder / "results" / kind
+        found = {path.relative_to(folder).parts[0] for path in folder.rglob(f"*.{ending}")}
+        assert found == {"batches", "tables", "figures"}
 
 
 @pytest.mark.parametrize(
@@ -73,25 +71,6 @@ def test_a_wrong_value_stops_before_anything_runs(
     assert 'config.yaml, study "rates"' in output
     assert "Traceback" not in output
     assert not (workspace.folder / "results").exists()
-
-
-def test_a_killed_run_resumes_without_loss(workspace: Workspace, finished: Workspace) -> None:
-    workspace.write()
-    process = subprocess.Popen(
-        workspace.command(), cwd=workspace.folder, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while len(workspace.simulated()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(1.0)  # its jobs are not killed with it: let them end
-    kept = {path: path.stat().st_mtime_ns for path in workspace.simulated()}
-    assert 2 <= len(kept) < 8
-    workspace.snakemake("--unlock")
-    workspace.run()
-    assert workspace.results() == finished.results()
 
 
 def test_a_report_holds_the_figures(finished: Workspace) -> None:

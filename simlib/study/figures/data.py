@@ -94,6 +94,10 @@ class StudyData:
     comparison: tuple[Line, ...]
     attribution: tuple[Line, ...]
     crossings: tuple[Line, ...]
+    classes: tuple[Line, ...]
+    """A line per point and request class; empty without classes."""
+    timeline: tuple[Line, ...]
+    """A line per point, pool and bin of time; empty without timelines."""
     requests: Path | None
     x: Factor | None
     """The factor along the horizontal axis; None if nothing is swept."""
@@ -137,6 +141,8 @@ class StudyData:
             comparison=_read_csv(tables / "comparison.csv") if compare else (),
             attribution=_read_csv(tables / "attribution.csv") if compare else (),
             crossings=_read_csv(tables / "crossover.csv") if crossover else (),
+            classes=_read_csv(tables / "classes.csv") if _any_has(study, "request_classes") else (),
+            timeline=_read_csv(tables / "timeline.csv") if _any_has(study, "timeline") else (),
             requests=requests if study["requests_table"] and requests.is_file() else None,
             x=x,
             colour=colour,
@@ -250,6 +256,10 @@ def _roles(
     if x is None or (len(x.levels) == 1 and colour is not None and not x.numeric):
         x = colour
     return x, colour, tuple(rest)
+
+
+def _any_has(study: Mapping[str, Any], setting: str) -> bool:
+    return any(row["config"][setting] for row in study["rows"])
 
 
 def _read_csv(path: Path) -> tuple[Line, ...]:

@@ -126,6 +126,9 @@ def series_styles(levels: Sequence[Any], ordered: bool) -> list[SeriesStyle]:
 def factor_words(name: str) -> tuple[str, str]:
     """Return what a swept key or zip is called, and its unit; the unit may be empty."""
     section, _, last = name.rpartition(".")
+    if section.startswith("request_classes."):
+        of = section.partition(".")[2]
+        return (f"TTFT SLO of {of}", "s") if last == "ttft_slo_s" else (f"{last} of {of}", "")
     for known in (name, last):
         if known in _NAMES:
             return _NAMES[known]

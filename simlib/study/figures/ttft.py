@@ -1,9 +1,10 @@
-"""TTFT against the horizontal factor: mean and percentiles with their intervals."""
+"""A latency against the horizontal factor: mean and percentiles with their intervals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -23,10 +24,32 @@ from simlib.study.figures.axes import (
     unstable_levels,
 )
 from simlib.study.figures.data import Place, Point, StudyData, agrees
-from simlib.study.figures.layout import LegendEntry, Margins, make_sheet
-from simlib.study.figures.style import GREY, STATISTICS, SeriesStyle, level_phrase
+from simlib.study.figures.layout import Heading, LegendEntry, Margins, make_sheet
+from simlib.study.figures.style import GREY, SeriesStyle, level_phrase
 
-PANELS = ("mean_ttft_s", "p50_ttft_s", "p90_ttft_s", "p99_ttft_s")
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A latency of requests, or of tokens, that summary.csv has statistics of."""
+
+    key: str
+    """What names of columns call it."""
+    title: str
+    short: str
+
+    @property
+    def panels(self) -> tuple[str, ...]:
+        """The statistics that are drawn."""
+        return tuple(f"{which}_{self.key}_s" for which in ("mean", "p50", "p90", "p99"))
+
+
+TTFT = Metric("ttft", "Time to first token", "TTFT")
+BATCHING_METRICS = (
+    Metric("tpot", "Time per output token after the first", "TPOT"),
+    Metric("itl", "Inter-token latency: every gap between two tokens of a request", "ITL"),
+    Metric("e2e", "End-to-end latency: arrival to last token", "E2E"),
+)
+"""Without batching TPOT is a constant of the configuration, and says nothing that E2E would not."""
 ROWS_PER_PAGE = 6
 BANDS_UP_TO = 4
 """With more lines, bands of intervals would cover each other; bars stay."""
@@ -43,16 +66,32 @@ def pages(places: list[Place], most: int = ROWS_PER_PAGE) -> Iterator[tuple[str,
 
 def ttft_figures(data: StudyData) -> Iterator[tuple[str, Figure]]:
     """Yield the figure's name and the figure, one per page."""
-    stem = f"ttft_vs_{data.x.slug}" if data.x else "ttft"
-    shown = [s for s in PANELS if finite([point.value(s) for point in data.points])]
+    yield from _figures(data, TTFT)
+
+
+def batching_figures(data: StudyData) -> Iterator[tuple[str, Figure]]:
+    """Yield TPOT, ITL and E2E as `ttft_figures` does TTFT; nothing without batching."""
+    if any(point.config["serving"] == "batching" for point in data.points):
+        for metric in BATCHING_METRICS:
+            yield from _figures(data, metric)
+
+
+def _figures(data: StudyData, metric: Metric) -> Iterator[tuple[str, Figure]]:
+    stem = f"{metric.key}_vs_{data.x.slug}" if data.x else metric.key
+    shown = [s for s in metric.panels if finite([point.value(s) for point in data.points])]
     if not shown:
         return
     for suffix, places in pages(data.places()):
         page = _single_level_page if len(data.x_levels()) == 1 else _page
-        yield stem + suffix, page(data, places, shown)
+        yield stem + suffix, page(data, places, metric, shown)
 
 
-def _page(data: StudyData, places: list[Place], shown: list[str]) -> Figure:
+def _heading(data: StudyData, metric: Metric) -> Heading:
+    notes = missing_notes(data, metric.panels)
+    return heading(data, metric.title, notes=notes, ttft=metric is TTFT)
+
+
+def _page(data: StudyData, places: list[Place], metric: Metric, shown: list[str]) -> Figure:
     axis = XAxis(data)
     # one place: two by two; more: a row each
     cells = [[(place, statistic) for statistic in shown] for place in places]
@@ -60,17 +99,17 @@ def _page(data: StudyData, places: list[Place], shown: list[str]) -> Figure:
     if len(places) == 1:
         cells = [cells[0][i : i + 2] for i in range(0, len(shown), 2)]
         panel = (3.6, 2.4)
-    titles = [[f"{STATISTICS[statistic]} TTFT" for _, statistic in row] for row in cells]
-    theory = {str(place): _theory(data, place, axis) for place in places}
+    titles = [[f"{which(statistic)} {metric.short}" for _, statistic in row] for row in cells]
+    theory = {str(place): _theory(data, place, axis) for place in places if metric is TTFT}
     labels = dict.fromkeys(curve.label for curves in theory.values() for curve in curves)
     depth, aside = axis.room(panel[0])
     sheet = make_sheet(
         [len(row) for row in cells],
         panel,
-        heading(data, "Time to first token", notes=missing_notes(data, PANELS)),
+        _heading(data, metric),
         row_titles=[place_title(data, place) for place in places],
         panel_titles=titles if len(places) == 1 else titles[:1],
-        legend=[*series_legend(data), *_mark_legend(data, list(labels))],
+        legend=[*series_legend(data), *_mark_legend(data, metric, list(labels))],
         margins=Margins(left=max(0.72, aside + 0.15), between_x=0.48, bottom=0.55 + depth),
     )
     for row, its_cells in enumerate(cells):
@@ -84,11 +123,13 @@ def _page(data: StudyData, places: list[Place], shown: list[str]) -> Figure:
             log_seconds(ax, _limits(data, places, statistic))
             axis.dress(ax, panel[0], labelled=sheet.lowest(row, column))
             if column == 0:
-                ax.set_ylabel("TTFT (s)")
+                ax.set_ylabel(f"{metric.short} (s)")
     return sheet.figure
 
 
-def _single_level_page(data: StudyData, places: list[Place], shown: list[str]) -> Figure:
+def _single_level_page(
+    data: StudyData, places: list[Place], metric: Metric, shown: list[str]
+) -> Figure:
     """Return a page with the statistics along x: a lone level needs no axis."""
     n_series = len(data.series())
     step = min(0.8 / n_series, 0.16)
@@ -97,10 +138,10 @@ def _single_level_page(data: StudyData, places: list[Place], shown: list[str]) -
     sheet = make_sheet(
         [1] * len(places),
         panel,
-        heading(data, "Time to first token", notes=missing_notes(data, PANELS)),
+        _heading(data, metric),
         row_titles=[place_title(data, place) for place in places],
         panel_titles=[[lone]],
-        legend=[*series_legend(data), *_mark_legend(data, [])],
+        legend=[*series_legend(data), *_mark_legend(data, metric, [])],
         margins=Margins(left=0.72, bottom=0.34),
     )
     limits = [_limits(data, places, statistic) for statistic in shown]
@@ -115,16 +156,16 @@ def _single_level_page(data: StudyData, places: list[Place], shown: list[str]) -
                 draw_series(ax, [(where, point)], statistic, style, joined=False, band=False)
         log_seconds(ax, (min(low for low, _ in limits), max(high for _, high in limits)))
         ax.set_xlim(-0.5, len(shown) - 0.5)
-        ax.set_xticks(range(len(shown)), [STATISTICS[s] for s in shown])
+        ax.set_xticks(range(len(shown)), [which(s) for s in shown])
         ax.tick_params(labelbottom=True)
         ax.xaxis.grid(visible=False)
-        ax.set_ylabel("TTFT (s)")
+        ax.set_ylabel(f"{metric.short} (s)")
     return sheet.figure
 
 
-def _mark_legend(data: StudyData, theory: list[str]) -> list[LegendEntry]:
+def _mark_legend(data: StudyData, metric: Metric, theory: list[str]) -> list[LegendEntry]:
     entries = stability_legend(data)
-    if any("ttft" in point.line["lower_bounds"] for point in data.points):
+    if any(metric.key in point.line["lower_bounds"] for point in data.points):
         arrow = Line2D([], [], color=GREY, linestyle="none", marker=_ARROW, markersize=9)
         entries.append(LegendEntry(arrow, "lower bound: unserved requests"))
     handle = Line2D([], [], color="black", linestyle=":", linewidth=1.0)
@@ -234,13 +275,22 @@ def log_seconds(ax: Axes, limits: tuple[float, float]) -> None:
     ax.set_yscale("log")
     ax.set_ylim(*limits)
     decades = math.log10(limits[1] / limits[0])
-    steps = (1.0, 2.0, 5.0) if decades < 2.2 else (1.0,)
+    steps: tuple[float, ...] = (1.0,)
+    if decades < 0.8:
+        steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    elif decades < 2.2:
+        steps = (1.0, 2.0, 5.0)
     ax.yaxis.set_major_locator(LogLocator(base=10, subs=steps, numticks=12))
     ax.yaxis.set_minor_formatter(NullFormatter())
     if limits[0] >= 1e-4 and limits[1] < 1e5:
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     else:
         ax.yaxis.set_major_formatter(LogFormatterSciNotation())
+
+
+def which(statistic: str) -> str:
+    """Return what a statistic is of its metric, such as p99."""
+    return statistic.partition("_")[0]
 
 
 def missing_notes(data: StudyData, statistics: tuple[str, ...]) -> list[str]:
@@ -254,7 +304,7 @@ def missing_notes(data: StudyData, statistics: tuple[str, ...]) -> list[str]:
                 if count == len(data.points)
                 else f"at {count} of {len(data.points)} points"
             )
-            missing.append(f"{STATISTICS[statistic]} {where}")
+            missing.append(f"{which(statistic)} {where}")
     if not missing:
         return []
     return [f"Left out, as the sample is too small: {', '.join(missing)} (reasons in summary.csv)."]

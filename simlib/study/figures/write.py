@@ -17,8 +17,10 @@ from simlib.study.figures.difference import difference_figures
 from simlib.study.figures.ecdf import ecdf_figures
 from simlib.study.figures.parts import parts_figures
 from simlib.study.figures.percentiles import percentile_figures
+from simlib.study.figures.slo import slo_figures
 from simlib.study.figures.style import STYLE
-from simlib.study.figures.ttft import ttft_figures
+from simlib.study.figures.timeline import timeline_figures
+from simlib.study.figures.ttft import batching_figures, ttft_figures
 from simlib.study.figures.utilization import utilization_figures
 
 KINDS: tuple[Callable[[StudyData], Iterator[tuple[str, Figure]]], ...] = (
@@ -27,9 +29,12 @@ KINDS: tuple[Callable[[StudyData], Iterator[tuple[str, Figure]]], ...] = (
     parts_figures,
     utilization_figures,
     percentile_figures,
+    slo_figures,
     difference_figures,
     attribution_figures,
     crossover_figures,
+    batching_figures,
+    timeline_figures,
 )
 PNG_DPI = 150
 
