@@ -84,28 +84,29 @@ belongs_to_job() {
     [ "$(cat "/proc/$1/comm" 2>/dev/null)" = slurmstepd ] || grep -qsz '^SLURM_JOB_ID=' "/proc/$1/environ"
 }
 
-late_files() { # what a job has written is seen 10 s after its end (epilog.sh)
+late_files() { # what a job has written is seen 10 s after Snakemake began to look for it (epilog.sh)
     local later
     study late_files
     touch .late
-    appear_late & later=$!
     if on_slurm --latency-wait 1 --retries 0; then fail "nobody waits for files, yet none was missed"; fi
     says "Missing files after 1 seconds"
-    within 30 has_results || fail "late results never came"
+    appear
+    [ "$(find results/points -name 'r*.npz' | wc -l)" = 4 ] || fail "late results never came"
     remember
+    appear_when_awaited & later=$!
     on_slurm || fail "the profile does not wait for late files"
-    kill $later
+    kill $later 2>/dev/null || true
     says "Waiting at most 60 seconds for missing files"
     says "^ran 1 tables"
     same_tables
     kept
 }
-appear_late() {
-    while sleep 0.5; do
-        find results -name '*.late' ! -newerct '10 seconds ago' -exec sh -c 'mv "$1" "${1%.late}"' - {} \; || true
-    done 2>/dev/null
+appear() { find results -name '*.late' -exec sh -c 'mv "$1" "${1%.late}"' - {} \;; }
+appear_when_awaited() {
+    until grep -q "Waiting at most 60 seconds for missing files" log; do sleep 0.2; done
+    sleep 10
+    appear
 }
-has_results() { [ "$(find results/points -name 'r*.npz' | wc -l)" = 4 ]; }
 
 read_only_source() { # a source tree that the user may read only
     study read_only_source
