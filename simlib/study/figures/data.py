@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ Line = dict[str, str]
 UNSTABLE = "unstable"
 
 
+@lru_cache(maxsize=1 << 16, typed=True)  # typed: True is no 1
 def level_key(value: Any) -> str | None:
     """Return one spelling for a level, be it from study.json or from a table; None if absent."""
     if value is None or (isinstance(value, str) and value == ""):
@@ -81,7 +83,7 @@ Place = dict[str, Any]
 """A level by factor."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StudyData:
     """All that the figures of a study show."""
 
@@ -171,7 +173,22 @@ class StudyData:
     def point(self, place: Place, series: Any, x: Any) -> Point | None:
         """Return the point of a series at a level of x; None if the grid has none there."""
         where = self.where(place, series, x)
-        return next((p for p in self.points if agrees(p.coordinates, where)), None)
+        points: Sequence[Point] = self.points
+        if self.x is not None:
+            points = self._by_x.get(level_key(x), ())
+        return next((p for p in points if agrees(p.coordinates, where)), None)
+
+    @cached_property
+    def _by_x(self) -> dict[str | None, list[Point]]:
+        """Points that fit each level of x: searching all of them for each is quadratic."""
+        if self.x is None:
+            return {}
+        found: dict[str | None, list[Point]] = {level_key(level): [] for level in self.x.levels}
+        for point in self.points:
+            own = point.coordinates.get(self.x.name)
+            for key in found if own is None else (own,):
+                found.setdefault(key, []).append(point)
+        return found
 
     def where(self, place: Place, series: Any, x: Any) -> Place:
         """Return the full place of a panel, a series and a level of x."""
