@@ -55,6 +55,7 @@ daemons_restarted() { # both daemons killed while a job runs, which lives on
     begin
     freeze batch
     remember
+    sleep 12 # the controller saves its state every few seconds: it must not forget that the job runs
     kill_daemon KILL slurmd
     kill_daemon KILL slurmctld
     sleep 3
