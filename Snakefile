@@ -8,9 +8,9 @@ from snakemake.logging import logger
 from snakemake.utils import min_version
 
 from simlib.errors import InvalidParameterError
-from simlib.study.lock import FolderInUseError
-from simlib.study.progress import show
-from simlib.study.session import start
+from simlib.study.jobs.lock import FolderInUseError
+from simlib.study.jobs.progress import show
+from simlib.study.jobs.session import start
 
 min_version("9.0")
 

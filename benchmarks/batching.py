@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from simlib.core.records import RequestRecords
-from simlib.serving.catalog import gpu, kv_capacity_tokens, model
+from simlib.latency.catalog import gpu, kv_capacity_tokens, model
+from simlib.latency.models import latency_model
 from simlib.serving.cluster import simulate, simulate_closed_loop
 from simlib.serving.deployment import Deployment, Disaggregated, Monolithic, Pool, TransferLink
-from simlib.serving.latency import latency_model
 from simlib.workload.requests import Requests
 
 LATENCY = latency_model("roofline", model="llama-3.1-70b", gpu="h100_sxm", tensor_parallel=4)

@@ -22,11 +22,11 @@ import pandas as pd
 from scipy.optimize import least_squares, linprog, minimize
 
 from simlib.errors import InvalidParameterError
-from simlib.serving import catalog
-from simlib.serving.affine import AffineCoefficients, AffineLatency
-from simlib.serving.roofline import RooflineCalibration, RooflineLatency
+from simlib.latency import catalog
+from simlib.latency.affine import AffineCoefficients, AffineLatency
+from simlib.latency.roofline import RooflineCalibration, RooflineLatency
 
-FOLDER = Path(__file__).resolve().parent.parent / "simlib" / "serving" / "calibration"
+FOLDER = Path(__file__).resolve().parent.parent / "simlib" / "latency" / "calibration"
 MODELS = (
     "meta-llama/Meta-Llama-3.1-8B",
     "meta-llama/Meta-Llama-3.1-70B",

@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 
 from simlib.core.records import RequestRecords
 from simlib.errors import InvalidParameterError
-from simlib.serving import catalog
-from simlib.serving.aiconfigurator import build_latency_table
+from simlib.latency import catalog
+from simlib.latency.aiconfigurator import build_latency_table
+from simlib.latency.models import latency_model
+from simlib.latency.protocol import LatencyModel
 from simlib.serving.deployment import Monolithic, Pool
 from simlib.serving.dispatch import ArrivalOrder
-from simlib.serving.latency import latency_model
 from simlib.serving.ledger import Ledger
-from simlib.serving.protocol import LatencyModel
 from simlib.serving.replica import Replica
 from simlib.workload.requests import Requests
 

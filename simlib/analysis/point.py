@@ -141,7 +141,7 @@ def point_config(
 
 def run(config: SimConfig, replicate: int = 0) -> tuple[RequestRecords, dict[str, Any]]:
     """Simulate one replicate; return its records and `statistics_of` them."""
-    from simlib.study.simulate import simulate
+    from simlib.study.jobs.simulate import simulate
 
     if replicate < 0:
         raise InvalidParameterError("replicate", replicate, ">= 0")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simlib.study.files import replacing
+from simlib.files import replacing
 
 
 def as_text(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

@@ -161,7 +161,7 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all; the same figure gives the same bytes."""
     import matplotlib as mpl
 
-    from simlib.study.files import replacing
+    from simlib.files import replacing
 
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
     with mpl.rc_context({"svg.hashsalt": "simlib"}), replacing(path) as temporary:

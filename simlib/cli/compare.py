@@ -145,7 +145,7 @@ def warnings_about(
     config: SimConfig, statistics: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[str]:
     """Return what makes this comparison unequal or unsteady, in words; empty if nothing does."""
-    from simlib.study.comparison import unfairness
+    from simlib.study.tables.comparison import unfairness
 
     sides = [config.model_copy(update={"mode": mode}) for mode in ("mono", "disagg")]
     found = [f"mono against disagg: {text}" for text in unfairness(*sides)]

@@ -48,9 +48,9 @@ def doctor(
     The exit code is 1 if something is missing or corrupt: the next run makes it (again).
     """
     from simlib.core.config import read_yaml
-    from simlib.study import doctor as study_doctor
-    from simlib.study.grid import resolve
-    from simlib.study.lock import FolderInUseError, hold
+    from simlib.study.jobs import diagnosis
+    from simlib.study.jobs.lock import FolderInUseError, hold
+    from simlib.study.plan.grid import resolve
 
     studies = resolve(read_yaml(config), str(config), source=source or config.parent)
     if prune:
@@ -58,7 +58,7 @@ def doctor(
             hold(results.resolve().parent)
         except FolderInUseError as error:
             raise click.ClickException(str(error)) from None
-    found = study_doctor.diagnose(studies, results)
+    found = diagnosis.diagnose(studies, results)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
@@ -70,7 +70,7 @@ def doctor(
         count = len(found.stale)
         if not yes:
             click.confirm(f"Remove {count} stale files?", abort=True, err=True)
-        study_doctor.prune(results, found.stale)
+        diagnosis.prune(results, found.stale)
         click.echo(f"removed {count} stale files", err=True)
     ctx.exit(0 if found.healthy else 1)
 

@@ -21,7 +21,7 @@ def study() -> None:
 def check(config: Path) -> None:
     """Validate CONFIG and say how many simulations each study needs."""
     from simlib.core.config import read_yaml
-    from simlib.study.grid import resolve
+    from simlib.study.plan.grid import resolve
 
     for resolved in resolve(read_yaml(config), str(config), source=config.parent):
         points = {row.point_id: row.replicates for row in resolved.rows}
@@ -38,7 +38,7 @@ def check(config: Path) -> None:
 @click.option("--output", type=_FOLDER, required=True, help="Folder of the tables.")
 def tables(study_json: Path, results: Path, output: Path) -> None:
     """Write the tables of the study that STUDY_JSON describes."""
-    from simlib.study.tables import write_tables
+    from simlib.study.tables.write import write_tables
 
     write_tables(study_json, results, output)
 
@@ -61,7 +61,7 @@ def figures(study_json: Path, tables: Path, output: Path) -> None:
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def replicate(request: Path, results: Path, output: Path) -> None:
     """Add replicates to a point until the precision that REQUEST asks for is reached."""
-    from simlib.study.adapt import replicate_until_precise
+    from simlib.study.jobs.precision import replicate_until_precise
 
     click.echo(json.dumps(replicate_until_precise(request, results, output), indent=2))
 
@@ -74,8 +74,8 @@ def replicate(request: Path, results: Path, output: Path) -> None:
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def latency_table(model: str, gpu: str, tensor_parallel: int, precision: str, output: Path) -> None:
     """Write the latencies of one replica as measured kernels compose them (aiconfigurator)."""
-    from simlib.serving.aiconfigurator import build_latency_table
-    from simlib.study.files import replacing
+    from simlib.files import replacing
+    from simlib.latency.aiconfigurator import build_latency_table
 
     with replacing(output) as temporary:
         build_latency_table(
@@ -87,8 +87,8 @@ def latency_table(model: str, gpu: str, tensor_parallel: int, precision: str, ou
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def schema(output: Path) -> None:
     """Write the JSON Schema of config.yaml."""
-    from simlib.study.files import replacing
-    from simlib.study.schema import study_file_schema
+    from simlib.files import replacing
+    from simlib.study.plan.schema import study_file_schema
 
     with replacing(output) as temporary:
         text = json.dumps(study_file_schema(), indent=2, sort_keys=True)

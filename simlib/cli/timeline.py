@@ -88,7 +88,7 @@ def _write(path: Path, jumps: Jumps) -> None:
 
     import numpy as np
 
-    from simlib.study.files import replacing
+    from simlib.files import replacing
 
     columns = {field.name: getattr(jumps, field.name) for field in dataclasses.fields(jumps)}
     order = np.argsort(jumps.end_s, kind="stable")

@@ -16,7 +16,7 @@ from simlib.core.records import (
     ttft_parts,
     ttft_s,
 )
-from simlib.study.files import replacing
+from simlib.files import replacing
 
 HEADER = (
     "request_id",

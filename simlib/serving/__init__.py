@@ -1,1 +1,1 @@
-"""The batching model of LLM serving: latency, KV cache, scheduler, router, link."""
+"""The batching model of LLM serving: KV cache, scheduler, router, link."""

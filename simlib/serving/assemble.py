@@ -13,11 +13,12 @@ from simlib.core.config import SimConfig
 from simlib.core.records import RequestRecords, cut_at
 from simlib.core.sampling import sample_classes
 from simlib.errors import InvalidParameterError
-from simlib.serving import catalog, cluster
+from simlib.latency import catalog
+from simlib.latency.models import latency_model
+from simlib.latency.table import LatencyTable
+from simlib.serving import cluster
 from simlib.serving.deployment import Deployment, Disaggregated, Monolithic, Pool, TransferLink
 from simlib.serving.dispatch import Classes
-from simlib.serving.latency import latency_model
-from simlib.serving.table import LatencyTable
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
 

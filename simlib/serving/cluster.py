@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from simlib.core.records import RequestRecords
 from simlib.errors import InvalidParameterError
+from simlib.latency.protocol import decode_lines
 from simlib.serving.closed_loop import run_closed
 from simlib.serving.deployment import Deployment, Disaggregated, Monolithic
 from simlib.serving.dispatch import Classes, pools_of
@@ -23,7 +24,6 @@ from simlib.serving.events import Run
 from simlib.serving.lane_pool import LanePool
 from simlib.serving.lanes import Line
 from simlib.serving.pipeline import run_apart
-from simlib.serving.protocol import decode_lines
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
 

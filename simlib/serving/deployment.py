@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from simlib.errors import InvalidParameterError
-from simlib.serving.protocol import LatencyModel
+from simlib.latency.protocol import LatencyModel
 from simlib.serving.router import ROUTERS, RouterName
 from simlib.serving.scheduler import Discipline, Policy
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simlib.core.records import COLUMN_NAMES, Floats, RequestRecords
-from simlib.serving.protocol import LatencyModel, decode_lines
+from simlib.latency.protocol import LatencyModel, decode_lines
 
 Ints = NDArray[np.integer[Any]]
 

@@ -10,9 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from simlib.latency.models import latency_model
 from simlib.serving.cluster import simulate_closed_loop
 from simlib.serving.deployment import Monolithic, Pool
-from simlib.serving.latency import latency_model
 
 REPO = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SIMLIB_SHARED_DATA", REPO.parent / "shared" / "data"))

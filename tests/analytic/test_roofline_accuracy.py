@@ -9,9 +9,9 @@ from statistics import fmean
 
 import pytest
 
-from simlib.serving import catalog
-from simlib.serving.affine import AffineLatency
-from simlib.serving.roofline import RooflineLatency
+from simlib.latency import catalog
+from simlib.latency.affine import AffineLatency
+from simlib.latency.roofline import RooflineLatency
 from simlib.serving.transfer import fit_transfer
 
 REPO = Path(__file__).resolve().parents[2]

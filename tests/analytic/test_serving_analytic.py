@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from simlib.latency.linear import LinearLatency
 from simlib.serving.cluster import simulate, simulate_closed_loop
 from simlib.serving.deployment import Disaggregated, Monolithic, Pool, TransferLink
-from simlib.serving.linear import LinearLatency
 from simlib.serving.timeline import Timeline
 from simlib.stats.intervals import mean_interval
 from simlib.stats.queueing import md1_mean_wait_s, mg1_mean_wait_s

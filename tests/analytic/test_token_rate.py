@@ -23,7 +23,7 @@ from simlib.stats.queueing import (
     mmc_mean_wait_s,
     mmc_wait_percentile_s,
 )
-from simlib.study.simulate import simulate
+from simlib.study.jobs.simulate import simulate
 from simlib.workload.lengths import lognormal_moments
 
 REPLICATES = 24

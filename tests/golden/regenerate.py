@@ -16,7 +16,7 @@ import numpy as np
 from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
 from simlib.core.records import COLUMN_NAMES, RequestRecords
-from simlib.study.simulate import simulate
+from simlib.study.jobs.simulate import simulate
 
 FOLDER = Path(__file__).resolve().parent
 PATH = FOLDER / f"model_v{MODEL_VERSION}.json"

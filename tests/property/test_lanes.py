@@ -7,12 +7,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simlib.latency.linear import LinearLatency
+from simlib.latency.protocol import decode_lines
 from simlib.serving.deployment import Disaggregated, Monolithic, Pool, TransferLink
 from simlib.serving.dispatch import Classes
 from simlib.serving.events import Run
 from simlib.serving.lanes import Lane, decode_lane, mixed_lane, prefill_lane
-from simlib.serving.linear import LinearLatency
-from simlib.serving.protocol import decode_lines
 from simlib.workload.requests import Requests
 
 LATENCY = LinearLatency(2.0**-5, 2.0**-10, 2.0**-18, 2.0**-9, 2.0**-14, kv_bytes_per_token=1.0)

@@ -4,11 +4,11 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from simlib.latency.linear import LinearLatency
 from simlib.serving import twin as stepwise
 from simlib.serving.cluster import Classes, simulate, simulate_closed_loop
 from simlib.serving.deployment import Disaggregated, Monolithic, Pool, TransferLink
 from simlib.serving.dispatch import pools_of
-from simlib.serving.linear import LinearLatency
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simlib.latency.linear import LinearLatency
 from simlib.serving import twin as stepwise
 from simlib.serving.cluster import simulate
 from simlib.serving.deployment import Monolithic
 from simlib.serving.dispatch import Classes, pools_of
-from simlib.serving.linear import LinearLatency
 from simlib.serving.timeline import Timeline
-from simlib.study.occupation import Level
+from simlib.study.measurement.occupation import Level
 from tests.property.test_serving_twin import (
     deployments,
     exact_gaps,

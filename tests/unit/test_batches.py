@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from simlib.errors import InvalidParameterError
-from simlib.study.batch import run_batch
-from simlib.study.batches import Batch, compose, read_batches, write_batches
+from simlib.study.jobs.batches import Batch, compose, read_batches, write_batches
+from simlib.study.jobs.run_batch import run_batch
 
 CHEAP = [(f"{position:016x}", replicate) for position in range(10) for replicate in range(2)]
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from simlib.errors import InvalidParameterError
-from simlib.serving import catalog
+from simlib.latency import catalog
 
 
 def test_every_number_has_a_source():

@@ -22,16 +22,16 @@ from simlib.serving.assemble import deployment_of
 from simlib.serving.dispatch import Classes
 from simlib.stats.compare import paired
 from simlib.stats.intervals import mean_interval
-from simlib.study.classes import ClassedRecords, attainment_interval, measure_classes
 from simlib.study.figures.data import StudyData
 from simlib.study.figures.slo import slo_figures
-from simlib.study.grid import essential, is_random, point_id, resolve, run_settings
-from simlib.study.measure import measure_point, measure_replicate
-from simlib.study.plan import Plan
-from simlib.study.point import run_point
-from simlib.study.simulate import simulate
-from simlib.study.spec import METRICS
-from simlib.study.tables import write_tables
+from simlib.study.jobs.run_point import run_point
+from simlib.study.jobs.simulate import simulate
+from simlib.study.jobs.workflow import Plan
+from simlib.study.measurement.classes import ClassedRecords, attainment_interval, measure_classes
+from simlib.study.measurement.measure import measure_point, measure_replicate
+from simlib.study.plan.grid import essential, is_random, point_id, resolve, run_settings
+from simlib.study.plan.spec import METRICS
+from simlib.study.tables.write import write_tables
 from simlib.workload.requests import Requests
 
 REPO = Path(__file__).resolve().parents[2]

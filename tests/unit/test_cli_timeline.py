@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from simlib.cli.run import cli
 from simlib.core.config import SimConfig
 from simlib.core.records import tpot_s
-from simlib.study.simulate import simulate
+from simlib.study.jobs.simulate import simulate
 
 SHORT = ["--sim-seconds", "30", "--warmup-seconds", "0", "--rate", "3"]
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from simlib.cli.run import cli
 from simlib.core.config import SimConfig
 from simlib.errors import InvalidParameterError
-from simlib.study.point import run_point
-from simlib.study.session import Plan
-from simlib.study.simulate import simulate
-from simlib.study.store import read_records, write_records
-from simlib.study.verify import LEDGER, Verifier, take_inventory
+from simlib.study.jobs.run_point import run_point
+from simlib.study.jobs.session import Plan
+from simlib.study.jobs.simulate import simulate
+from simlib.study.jobs.store import read_records, write_records
+from simlib.study.jobs.verify import LEDGER, Verifier, take_inventory
 
 STUDY = {
     "defaults": {"sim_seconds": 20, "warmup_seconds": 2},
@@ -141,7 +141,7 @@ def test_an_intact_file_is_read_once_and_again_when_it_changed(
         read.append(path)
         return read_records(path, **of)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("simlib.study.verify.read_records", counting)
+    monkeypatch.setattr("simlib.study.jobs.verify.read_records", counting)
     plan = Plan.of(STUDY, str(folder / "results"), str(folder))
     for expected in (4, 0, 1):
         if expected == 1:

@@ -16,10 +16,10 @@ from click.testing import CliRunner
 from simlib.cli.run import cli
 from simlib.core.config import SimConfig
 from simlib.core.validation import ConfigModel
-from simlib.study.plan import Plan
-from simlib.study.point import run_point
-from simlib.study.spec import Compare, Crossover, Precision, Study, StudyFile, Sweep
-from simlib.study.tables import write_tables
+from simlib.study.jobs.run_point import run_point
+from simlib.study.jobs.workflow import Plan
+from simlib.study.plan.spec import Compare, Crossover, Precision, Study, StudyFile, Sweep
+from simlib.study.tables.write import write_tables
 
 REPO = Path(__file__).resolve().parents[2]
 DOCS = REPO / "docs"
@@ -235,7 +235,9 @@ def test_the_api_pages_document_every_public_module():
     modules = set()
     for path in (REPO / "simlib").rglob("*.py"):
         name = ".".join(path.relative_to(REPO).with_suffix("").parts)
-        inner = name.startswith(("simlib.serving.", "simlib.study.figures."))
+        inner = name.startswith(
+            ("simlib.serving.", "simlib.latency.catalog.", "simlib.study.figures.")
+        )
         if not inner and path.name != "__init__.py":
             modules.add(name)
     assert documented >= modules

@@ -10,7 +10,7 @@ import yaml
 
 from simlib.core.config import SimConfig
 from simlib.errors import InvalidParameterError
-from simlib.study.grid import point_id, resolve
+from simlib.study.plan.grid import point_id, resolve
 
 
 def config(**changes: Any) -> SimConfig:

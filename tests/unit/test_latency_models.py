@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simlib.errors import InvalidParameterError
-from simlib.serving import catalog
-from simlib.serving.affine import AffineCoefficients, AffineLatency, affine_coefficients
-from simlib.serving.latency import MAX_STEPS, latency_model, steps_within
-from simlib.serving.protocol import LatencyModel
-from simlib.serving.roofline import (
+from simlib.latency import catalog
+from simlib.latency.affine import AffineCoefficients, AffineLatency, affine_coefficients
+from simlib.latency.models import MAX_STEPS, latency_model, steps_within
+from simlib.latency.protocol import LatencyModel
+from simlib.latency.roofline import (
     RooflineCalibration,
     RooflineLatency,
     is_calibrated,
     roofline_calibration,
 )
-from simlib.serving.table import LatencyTable, TableLatency
+from simlib.latency.table import LatencyTable, TableLatency
 
 COEFFICIENTS = {
     "prefill_floor_s": 0.02,
@@ -273,7 +273,7 @@ def test_all_coefficient_names_carry_their_unit():
 def test_importing_and_using_a_latency_model_stays_light():
     code = (
         "import sys\n"
-        "from simlib.serving.latency import latency_model\n"
+        "from simlib.latency.models import latency_model\n"
         "latency_model('roofline', model='qwen3-8b', gpu='h100_sxm').iteration_s([], 1, 1)\n"
         "heavy = {'numpy', 'scipy', 'pandas', 'pydantic', 'yaml', 'aiconfigurator_core'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"

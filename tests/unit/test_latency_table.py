@@ -5,8 +5,8 @@ import json
 import pytest
 
 from simlib.errors import InvalidParameterError
-from simlib.serving.aiconfigurator import build_latency_table
-from simlib.serving.table import LatencyTable, TableLatency
+from simlib.latency.aiconfigurator import build_latency_table
+from simlib.latency.table import LatencyTable, TableLatency
 
 
 def table(**changes: object) -> LatencyTable:

@@ -11,7 +11,7 @@ import pytest
 
 from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
-from simlib.study.simulate import simulate
+from simlib.study.jobs.simulate import simulate
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 SPEC = importlib.util.spec_from_file_location("golden_regenerate", GOLDEN / "regenerate.py")

@@ -11,7 +11,7 @@ import yaml
 from snakemake.utils import validate
 
 from simlib import __version__
-from simlib.study.schema import study_file_schema
+from simlib.study.plan.schema import study_file_schema
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -45,8 +45,8 @@ def test_the_shipped_studies_fit_the_schema() -> None:
 
 
 def test_shipped_studies_compare_equal_numbers_of_gpus() -> None:
-    from simlib.study.comparison import unfairness
-    from simlib.study.grid import resolve
+    from simlib.study.plan.grid import resolve
+    from simlib.study.tables.comparison import unfairness
 
     config = yaml.safe_load((REPO / "config.yaml").read_text(encoding="utf-8"))
     for study in resolve(config, source=REPO):

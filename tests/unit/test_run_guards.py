@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from simlib.study.lock import FolderInUseError, hold, keep_finished
-from simlib.study.progress import Progress, duration, show
-from simlib.study.times import settle
+from simlib.study.jobs.lock import FolderInUseError, hold, keep_finished
+from simlib.study.jobs.progress import Progress, duration, show
+from simlib.study.jobs.up_to_date import settle
 
-HOLD = "import sys; from pathlib import Path; from simlib.study.lock import hold; hold(Path('.')); "
+HOLD = (
+    "import sys; from pathlib import Path; "
+    "from simlib.study.jobs.lock import hold; hold(Path('.')); "
+)
 
 
 def holder(folder: Path, then: str) -> subprocess.Popen[str]:

@@ -7,12 +7,12 @@ import pytest
 
 from simlib.core.records import Status, ttft_parts, ttft_s
 from simlib.errors import InvalidParameterError
+from simlib.latency.linear import LinearLatency
+from simlib.latency.models import latency_model
+from simlib.latency.table import LatencyTable, TableLatency
 from simlib.serving import twin as stepwise
 from simlib.serving.cluster import Classes, simulate, simulate_closed_loop
 from simlib.serving.deployment import Disaggregated, Monolithic, Pool, TransferLink
-from simlib.serving.latency import latency_model
-from simlib.serving.linear import LinearLatency
-from simlib.serving.table import LatencyTable, TableLatency
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simlib.latency.linear import LinearLatency
+from simlib.latency.protocol import DecodeLine, LatencyModel, decode_lines
 from simlib.serving.kv_cache import GrowingBlocks, blocks_of
-from simlib.serving.linear import LinearLatency
 from simlib.serving.link import FairLink, FifoLink
-from simlib.serving.protocol import DecodeLine, LatencyModel, decode_lines
 from simlib.serving.router import ROUTERS
 from simlib.serving.scheduler import OrderedQueue
 

@@ -11,7 +11,7 @@ import pytest
 from simlib.core.config import ClusterDisagg, ClusterMonolithic, SimConfig
 from simlib.core.sampling import sample_requests
 from simlib.core.simulator import run_simulation
-from simlib.study.simulate import simulate
+from simlib.study.jobs.simulate import simulate
 from simlib.workload.arrivals import poisson_arrivals
 from simlib.workload.requests import Requests
 from simlib.workload.streams import Stream, generator

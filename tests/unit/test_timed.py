@@ -17,16 +17,16 @@ from simlib.core.records import RequestRecords, tpot_s
 from simlib.core.sampling import sample_requests
 from simlib.core.summary import summarise
 from simlib.errors import InvalidParameterError
+from simlib.latency.linear import LinearLatency
 from simlib.serving.assemble import serve
-from simlib.serving.linear import LinearLatency
 from simlib.serving.timeline import TimedRecords, Timeline
-from simlib.study.grid import essential, point_id, run_settings
-from simlib.study.measure import measure_point
-from simlib.study.occupation import Occupation, occupations
-from simlib.study.simulate import simulate
-from simlib.study.spec import METRICS
-from simlib.study.store import read_records, write_records
-from simlib.study.timed import ITL_STATISTICS, gaps_in_window, measure_timed
+from simlib.study.jobs.simulate import simulate
+from simlib.study.jobs.store import read_records, write_records
+from simlib.study.measurement.measure import measure_point
+from simlib.study.measurement.occupation import Occupation, occupations
+from simlib.study.measurement.timed import ITL_STATISTICS, gaps_in_window, measure_timed
+from simlib.study.plan.grid import essential, point_id, run_settings
+from simlib.study.plan.spec import METRICS
 
 
 def config_of(**changes: Any) -> SimConfig:

@@ -18,11 +18,11 @@ from simlib.core.sampling import sample_requests
 from simlib.errors import InvalidParameterError
 from simlib.serving.assemble import serve
 from simlib.serving.timeline import Timeline
-from simlib.study.grid import point_id
-from simlib.study.plan import Plan
-from simlib.study.point import run_point
-from simlib.study.simulate import simulate
-from simlib.study.tables import write_tables
+from simlib.study.jobs.run_point import run_point
+from simlib.study.jobs.simulate import simulate
+from simlib.study.jobs.workflow import Plan
+from simlib.study.plan.grid import point_id
+from simlib.study.tables.write import write_tables
 
 REPLICA = {"gpu": "h100_sxm", "tensor_parallel": 1}
 DEFAULTS: dict[str, Any] = {

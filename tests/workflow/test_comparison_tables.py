@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simlib.study.plan import Plan
-from simlib.study.point import run_point
-from simlib.study.tables import write_tables
+from simlib.study.jobs.run_point import run_point
+from simlib.study.jobs.workflow import Plan
+from simlib.study.tables.write import write_tables
 
 
 def tables_of(folder: Path, study: dict[str, Any], **defaults: Any) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from simlib.study.store import read_records, write_records
+from simlib.study.jobs.store import read_records, write_records
 from tests.workflow.conftest import RESULTS, Workspace
 
 pytestmark = pytest.mark.workflow
@@ -127,7 +127,7 @@ def bit_flipped(path: Path, _: Path) -> None:
 
 
 def of_another_model_version(path: Path, _: Path) -> None:
-    from simlib.study import store
+    from simlib.study.jobs import store
 
     records, meta = read_records(path)
     version = store.MODEL_VERSION

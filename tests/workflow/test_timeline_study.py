@@ -17,10 +17,10 @@ from simlib.study.figures.data import StudyData
 from simlib.study.figures.style import STYLE
 from simlib.study.figures.timeline import shown_level, timeline_figures
 from simlib.study.figures.ttft import batching_figures
-from simlib.study.measure import measure_point
-from simlib.study.simulate import simulate
-from simlib.study.spec import METRICS
-from simlib.study.timed import BINS, ITL_STATISTICS
+from simlib.study.jobs.simulate import simulate
+from simlib.study.measurement.measure import measure_point
+from simlib.study.measurement.timed import BINS, ITL_STATISTICS
+from simlib.study.plan.spec import METRICS
 from tests.workflow.conftest import Workspace
 from tests.workflow.test_batching_study import DEFAULTS, MODES, changed, tables_of
 

@@ -23,7 +23,7 @@ rule simulate:
     message:
         "simulating point {wildcards.point_id}, replicate {wildcards.replicate}"
     shell:
-        "python -m simlib.study.point results/points/{wildcards.point_id}/point.json"
+        "python -m simlib.study.jobs.run_point results/points/{wildcards.point_id}/point.json"
         " {wildcards.replicate} {output} > {log} 2>&1"
 
 
@@ -58,7 +58,7 @@ for batch in plan.batches:
         message:
             f"{len(batch.simulations)} simulations in one job"
         shell:
-            "python -m simlib.study.batch results {params.name} > {log} 2>&1"
+            "python -m simlib.study.jobs.run_batch results {params.name} > {log} 2>&1"
 
 
 rule replicate_until_precise:

@@ -1,4 +1,4 @@
-"""The program of one simulation job: ``python -m simlib.study.point POINT REPLICATE OUTPUT``.
+"""The program of one simulation: ``python -m simlib.study.jobs.run_point POINT REPLICATE OUTPUT``.
 
 It imports only what a simulation needs: thousands of jobs pay for every import.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from simlib.core.config import SimConfig
 from simlib.errors import InvalidParameterError
-from simlib.study.simulate import simulate
-from simlib.study.store import write_records
+from simlib.study.jobs.simulate import simulate
+from simlib.study.jobs.store import write_records
 
 
 def run_point(point: Path, replicate: int, output: Path) -> None:
@@ -32,7 +32,8 @@ def main(arguments: list[str]) -> int:
     """Run the program; return its exit code."""
     if len(arguments) != 3 or not arguments[1].isdigit():
         print(
-            "usage: python -m simlib.study.point POINT.json REPLICATE OUTPUT.npz", file=sys.stderr
+            "usage: python -m simlib.study.jobs.run_point POINT.json REPLICATE OUTPUT.npz",
+            file=sys.stderr,
         )
         return 2
     try:

@@ -1,6 +1,6 @@
 """Catalog of GPUs and models: published constants, each with its source, and what follows."""
 
-from simlib.serving.catalog.entries import (
+from simlib.latency.catalog.entries import (
     BYTES_PER_PARAMETER,
     Gpu,
     Model,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from simlib.errors import InvalidParameterError
-from simlib.serving import catalog
-from simlib.serving.latency import LinearDecode, check_overheads
+from simlib.latency import catalog
+from simlib.latency.models import LinearDecode, check_overheads
 
 _FILE: Final = Path(__file__).parent / "calibration" / "roofline.csv"
 _ACTIVATION_BYTES: Final = 2
@@ -227,7 +227,7 @@ class RooflineLatency(LinearDecode):
     def iteration_s(
         self, prefill: Sequence[tuple[int, int]], decode_batch: int, decode_context: int
     ) -> float:
-        """Return the seconds of one iteration (see `simlib.serving.protocol.LatencyModel`)."""
+        """Return the seconds of one iteration (see `simlib.latency.protocol.LatencyModel`)."""
         context_s = self._context_s
         if not prefill:
             try:

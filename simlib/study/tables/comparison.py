@@ -22,9 +22,9 @@ from simlib.stats.compare import (
     verdict,
 )
 from simlib.stats.intervals import Interval
-from simlib.study.classes import ClassMeasurement
-from simlib.study.measure import PointMeasurement, request_values, split_statistic
-from simlib.study.timed import ITL_STATISTICS
+from simlib.study.measurement.classes import ClassMeasurement
+from simlib.study.measurement.measure import PointMeasurement, request_values, split_statistic
+from simlib.study.measurement.timed import ITL_STATISTICS
 
 ROUNDING_DIGITS = 9
 """Times closer than 1e-9 s are equal: what is left is rounding, and no difference."""

@@ -19,7 +19,12 @@ from simlib.core.config import SimConfig
 from simlib.core.records import Floats, RequestRecords, in_window, ttft_s
 from simlib.core.sampling import sample_classes
 from simlib.stats.intervals import Interval, batch_means_interval, empty, mean_interval
-from simlib.study.measure import PointMeasurement, measure_intervals, measure_replicate, reasons
+from simlib.study.measurement.measure import (
+    PointMeasurement,
+    measure_intervals,
+    measure_replicate,
+    reasons,
+)
 
 STATISTICS = ("mean_ttft_s", "p50_ttft_s", "p90_ttft_s", "p99_ttft_s")
 

@@ -30,7 +30,7 @@ from simlib.stats.intervals import (
 )
 from simlib.stats.stability import Drift, Stability, drift, verdict_of_drifts
 from simlib.stats.warmup import SuggestedWarmup, suggested_warmup_s
-from simlib.study.timed import TimedMeasurement, measure_timed
+from simlib.study.measurement.timed import TimedMeasurement, measure_timed
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from simlib import __version__
 from simlib.core.model_version import MODEL_VERSION
 from simlib.core.records import COLUMN_NAMES, RequestRecords
 from simlib.errors import InvalidParameterError
+from simlib.files import replacing
 from simlib.serving.timeline import Gaps, Jumps, Moves, RunTimeline, Table, TimedRecords
-from simlib.study.files import replacing
 
 
 def result_path(results: Path, point_id: str, replicate: int) -> Path:

@@ -18,7 +18,7 @@ from simlib.core.summary import PERCENTILES, metric_names
 from simlib.serving.timeline import TimedRecords
 from simlib.stats.intervals import Interval, mean_interval, percentile_interval
 from simlib.stats.weighted import Weighted, weighted_batch_interval
-from simlib.study.occupation import Occupation, occupations
+from simlib.study.measurement.occupation import Occupation, occupations
 
 ITL_STATISTICS = tuple(metric_names("itl"))
 BINS = 120

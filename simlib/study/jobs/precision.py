@@ -10,10 +10,11 @@ from typing import Any
 from simlib.core.config import SimConfig
 from simlib.core.records import Floats, RequestRecords
 from simlib.errors import InvalidParameterError
+from simlib.files import write_json
 from simlib.stats.intervals import replicates_for
-from simlib.study.files import write_json
-from simlib.study.grid import run_settings
-from simlib.study.measure import (
+from simlib.study.jobs.simulate import simulate
+from simlib.study.jobs.store import read_records, result_path, write_records
+from simlib.study.measurement.measure import (
     Measurement,
     interval_over_replicates,
     measure_replicate,
@@ -21,9 +22,8 @@ from simlib.study.measure import (
     request_values,
     split_statistic,
 )
-from simlib.study.simulate import simulate
-from simlib.study.spec import Precision
-from simlib.study.store import read_records, result_path, write_records
+from simlib.study.plan.grid import run_settings
+from simlib.study.plan.spec import Precision
 
 _FEWEST = 10
 """Stopping as soon as few replicates happen to agree would give intervals that are too narrow."""

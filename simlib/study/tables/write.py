@@ -18,21 +18,21 @@ from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
 from simlib.core.records import TTFT_PARTS, RequestRecords
 from simlib.core.summary import pool_gpus
-from simlib.study.class_comparison import compare_classes
-from simlib.study.classes import ClassMeasurement, class_lines, measure_classes
-from simlib.study.comparison import (
+from simlib.files import replacing, write_json
+from simlib.study.jobs.store import read_records, result_path
+from simlib.study.measurement.classes import ClassMeasurement, class_lines, measure_classes
+from simlib.study.measurement.measure import PointMeasurement, measure_point, reasons
+from simlib.study.measurement.timed import occupation_columns, timeline_lines
+from simlib.study.plan.spec import METRICS
+from simlib.study.tables.class_comparison import compare_classes
+from simlib.study.tables.comparison import (
     Pair,
     Side,
     attribute_pairs,
     compare_pairs,
     crossover_lines,
 )
-from simlib.study.files import replacing, write_json
-from simlib.study.measure import PointMeasurement, measure_point, reasons
-from simlib.study.requests_table import RequestsTable, requests_table
-from simlib.study.spec import METRICS
-from simlib.study.store import read_records, result_path
-from simlib.study.timed import occupation_columns, timeline_lines
+from simlib.study.tables.requests_table import RequestsTable, requests_table
 
 CROSSOVER_STATISTICS = ("mean_ttft_s", "p99_ttft_s")
 

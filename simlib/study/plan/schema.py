@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simlib.core.config import SimConfig
-from simlib.study.spec import StudyFile
+from simlib.study.plan.spec import StudyFile
 
 _REAL_SPACE_KEYS = {
     "std": "``real_mean_std``: standard deviation in tokens.",

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from simlib.core.model_version import MODEL_VERSION
 from simlib.errors import InvalidParameterError
-from simlib.study.files import replacing
-from simlib.study.grid import ResolvedStudy, Row
-from simlib.study.store import read_records, result_path
+from simlib.files import replacing
+from simlib.study.jobs.store import read_records, result_path
+from simlib.study.plan.grid import ResolvedStudy, Row
 
 LEDGER = ".verified.json"
 """In the results folder: size and time of the files that were found intact."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simlib.study.grid import ResolvedStudy
-from simlib.study.verify import Inventory, Verifier, decision_path, take_inventory
+from simlib.study.jobs.verify import Inventory, Verifier, decision_path, take_inventory
+from simlib.study.plan.grid import ResolvedStudy
 
 _LEFTOVER = re.compile(r"\.\d+\..+")
-"""A file that a killed job was writing; see `simlib.study.files.replacing`."""
+"""A file that a killed job was writing; see `simlib.files.replacing`."""
 
 
 @dataclass(frozen=True)

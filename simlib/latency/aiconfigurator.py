@@ -1,6 +1,6 @@
 """Latency tables from the measured kernels of `aiconfigurator-core` (an optional extra).
 
-Only whoever builds a table needs that package; `simlib.serving.table` reads the result.
+Only whoever builds a table needs that package; `simlib.latency.table` reads the result.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from simlib.errors import InvalidParameterError
-from simlib.serving.table import LatencyTable
+from simlib.latency.table import LatencyTable
 
 _PACKAGE: Final = "aiconfigurator-core"
 

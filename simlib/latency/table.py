@@ -1,6 +1,6 @@
 """Table latency: iteration seconds interpolated in a table of measured kernels.
 
-`simlib.serving.aiconfigurator` writes the table; reading one needs only this file.
+`simlib.latency.aiconfigurator` writes the table; reading one needs only this file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from simlib.errors import InvalidParameterError
-from simlib.serving.latency import MAX_STEPS, check_overheads, steps_within
+from simlib.latency.models import MAX_STEPS, check_overheads, steps_within
 
 TABLE_FORMAT: Final = 1
 """Version of the table file."""
@@ -212,7 +212,7 @@ class TableLatency:
     def iteration_s(
         self, prefill: Sequence[tuple[int, int]], decode_batch: int, decode_context: int
     ) -> float:
-        """Return the seconds of one iteration (see `simlib.serving.protocol.LatencyModel`)."""
+        """Return the seconds of one iteration (see `simlib.latency.protocol.LatencyModel`)."""
         seconds = 0.0
         if decode_batch:
             base_s, row = self._rows.get(decode_batch) or self._new_row(decode_batch)

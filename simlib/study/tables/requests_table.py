@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from simlib.core.config import SimConfig
 from simlib.core.records import COLUMN_NAMES, RequestRecords, in_window
 from simlib.core.sampling import sample_classes
-from simlib.study.files import replacing
+from simlib.files import replacing
 
 GROUP_ROWS = 100_000
 """Fewest rows of a row group but the last: small ones cost more than their content."""

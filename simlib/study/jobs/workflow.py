@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from simlib.core.config import SimConfig
-from simlib.study.batches import Batch
-from simlib.study.files import write_json
-from simlib.study.grid import ResolvedStudy, resolve, run_settings
-from simlib.study.spec import StudyFile
-from simlib.study.store import result_path
+from simlib.files import write_json
+from simlib.study.jobs.batches import Batch
+from simlib.study.jobs.store import result_path
+from simlib.study.plan.grid import ResolvedStudy, resolve, run_settings
+from simlib.study.plan.spec import StudyFile
 
 # Measured for each engine, both deployments, and rounded up. What is asked for is more: memory
 # twice, time tenfold, for slower machines than the one measured on. A retry asks for more still.

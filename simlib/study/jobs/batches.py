@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simlib.errors import InvalidParameterError
-from simlib.study.files import write_json
-from simlib.study.store import read_records, result_path
+from simlib.files import write_json
+from simlib.study.jobs.store import read_records, result_path
 
 BATCHES = ".batches.json"
 """In the results folder: the simulations of each batch of the run, by name."""

@@ -1,6 +1,6 @@
 """Latency models by name, and the part that models linear in the decode context share.
 
-A latency model turns the shape of one iteration into seconds (`simlib.serving.protocol`). Three
+A latency model turns the shape of one iteration into seconds (`simlib.latency.protocol`). Three
 exist: `RooflineLatency` from the catalog's constants, `AffineLatency` from fitted coefficients,
 `TableLatency` from a table of measured kernels.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from simlib.errors import InvalidParameterError
 
 if TYPE_CHECKING:
-    from simlib.serving.protocol import LatencyModel
+    from simlib.latency.protocol import LatencyModel
 
 LATENCY_MODELS: Final = ("roofline", "affine", "aiconfigurator")
 """Names that `latency_model` knows."""
@@ -142,25 +142,25 @@ def latency_model(
     """
     overhead = {"step_overhead_s": step_overhead_s, "sequence_overhead_s": sequence_overhead_s}
     if kind == "roofline":
-        from simlib.serving.roofline import RooflineLatency
+        from simlib.latency.roofline import RooflineLatency
 
         return RooflineLatency.from_catalog(
             model, gpu, tensor_parallel, precision=precision, **overhead
         )
     if kind == "affine":
-        from simlib.serving.affine import AffineLatency
+        from simlib.latency.affine import AffineLatency
 
         if coefficients is None:
             return AffineLatency.from_catalog(
                 model, gpu, tensor_parallel, precision=precision, **overhead
             )
         if kv_bytes_per_token is None:
-            from simlib.serving import catalog
+            from simlib.latency import catalog
 
             kv_bytes_per_token = catalog.kv_bytes_per_token(catalog.model(model), tensor_parallel)
         return AffineLatency.from_mapping(coefficients, kv_bytes_per_token, **overhead)
     if kind == "aiconfigurator":
-        from simlib.serving.table import TableLatency
+        from simlib.latency.table import TableLatency
 
         if table is None:
             raise InvalidParameterError("table", table, "a file build_latency_table wrote")

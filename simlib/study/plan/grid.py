@@ -13,10 +13,10 @@ from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
 from simlib.core.sampling import check_trace_covers
 from simlib.errors import InvalidParameterError
+from simlib.files import canonical_json
 from simlib.serving.assemble import deployment_of
 from simlib.serving.router import DRAWS
-from simlib.study.files import canonical_json
-from simlib.study.spec import ZIP_LABELS, Precision, Study, StudyFile
+from simlib.study.plan.spec import ZIP_LABELS, Precision, Study, StudyFile
 from simlib.workload.traces import trace_sha256
 
 ANALYSIS_ONLY = ("warmup_seconds", "ttft_definition")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from simlib.stats.compare import PairedComparison, holm, paired, paired_batches
-from simlib.study.classes import ClassedRecords, ClassMeasurement
-from simlib.study.comparison import Pair, Side, unfairness
+from simlib.study.measurement.classes import ClassedRecords, ClassMeasurement
+from simlib.study.tables.comparison import Pair, Side, unfairness
 
 
 def compare_classes(pairs: Sequence[Pair]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The program of a job of several simulations: ``python -m simlib.study.batch RESULTS NAME``."""
+"""The program of a batch: ``python -m simlib.study.jobs.run_batch RESULTS NAME``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import traceback
 from pathlib import Path
 
 from simlib.errors import InvalidParameterError
-from simlib.study.batches import is_whole, publish, read_batches, staged_path
-from simlib.study.point import run_point
+from simlib.study.jobs.batches import is_whole, publish, read_batches, staged_path
+from simlib.study.jobs.run_point import run_point
 
 
 def run_batch(results: Path, name: str) -> list[str]:
@@ -54,7 +54,7 @@ def run_batch(results: Path, name: str) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Run the program; return its exit code."""
     if len(arguments) != 2:
-        print("usage: python -m simlib.study.batch RESULTS NAME", file=sys.stderr)
+        print("usage: python -m simlib.study.jobs.run_batch RESULTS NAME", file=sys.stderr)
         return 2
     try:
         failures = run_batch(Path(arguments[0]), arguments[1])

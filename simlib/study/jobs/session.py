@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simlib.study import batches, lock, times
-from simlib.study.files import write_json
-from simlib.study.plan import Plan
-from simlib.study.store import result_path
-from simlib.study.verify import Inventory, Verifier, take_inventory
+from simlib.files import write_json
+from simlib.study.jobs import batches, lock, up_to_date
+from simlib.study.jobs.store import result_path
+from simlib.study.jobs.verify import Inventory, Verifier, take_inventory
+from simlib.study.jobs.workflow import Plan
 
 SNAPSHOT = ".config.json"
 """In the results folder: the configuration of the run, for jobs that start after an edit."""
@@ -43,11 +43,11 @@ def start(config: Mapping[str, Any], results: str, source: str, *, main: bool) -
     plan = Plan.of(config, results, source)
     lock.hold(Path())
     for study in plan.studies:
-        times.settle(folder / "studies" / study)
+        up_to_date.settle(folder / "studies" / study)
     plan.write()
     write_json(snapshot, dict(config))
     for study in plan.studies:
-        times.settle(folder / "studies" / study)
+        up_to_date.settle(folder / "studies" / study)
     batches.adopt(folder)
     inventory = _drop_damaged(plan)
     plan = replace(plan, batches=tuple(_compose(plan, inventory)))
@@ -84,7 +84,7 @@ def _drop_damaged(plan: Plan) -> Inventory:
         path.unlink(missing_ok=True)
     for path in inventory.undone:
         path.unlink(missing_ok=True)  # its job reads what is intact and makes the rest
-    times.not_ahead(inventory.intact)
+    up_to_date.not_ahead(inventory.intact)
     gone = set(inventory.undone)
     lock.keep_finished(Path(), (path for path in inventory.intact if path not in gone))
     verifier.save()

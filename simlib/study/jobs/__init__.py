@@ -1,0 +1,1 @@
+"""What a run's jobs do and keep: simulations, their results, batches, checks, locks, progress."""
