@@ -7,6 +7,7 @@ import sys
 from snakemake.logging import logger
 from snakemake.utils import min_version
 
+from simlib.core.reading import read_yaml
 from simlib.errors import InvalidParameterError
 from simlib.study.jobs.lock import FolderInUseError
 from simlib.study.jobs.progress import show
@@ -15,14 +16,28 @@ from simlib.study.jobs.session import start
 min_version("9.0")
 
 
-configfile: "config.yaml"
+# jobs, here and on other machines, import simlib and nothing of the folder they work in
+os.environ["PYTHONSAFEPATH"] = "1"
+
+if workflow.is_main_process:
+    # before Snakemake reads it, which runs what a YAML file asks for (YTE)
+    try:
+        for path in dict.fromkeys(["config.yaml", *map(str, workflow.configfiles)]):
+            if os.path.lexists(path):
+                read_yaml(path)
+    except InvalidParameterError as error:
+        sys.exit(f"error: {error}")
+
+    # jobs read what their run read, in results/.config.json
+    configfile: "config.yaml"
 
 
+python = os.path.dirname(sys.executable).replace("{", "{{").replace("}", "}}")
 # jobs run with this Python, whatever is first on their PATH
 shell.prefix(
-    f"set -euo pipefail; PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+    f"set -euo pipefail; PATH={shlex.quote(python)}:$PATH; "
     # one thread a job: idle BLAS threads cost more CPU than a small simulation
-    "export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1; "
+    "export PYTHONSAFEPATH=1 OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1; "
 )
 
 try:
@@ -43,10 +58,13 @@ if workflow.is_main_process:
     )
 
 
+# what stands in a path is a study's name, a hash or a number, and nothing else
 wildcard_constraints:
-    study="[a-z0-9_]+",
+    study="[a-z_][a-z0-9_]*",
     point_id="[0-9a-f]{16}",
     replicate="[0-9]+",
+    request="[0-9a-f]{16}",
+    table="[0-9a-f]{16}",
 
 
 include: "workflow/rules/simulate.smk"

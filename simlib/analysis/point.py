@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from simlib.core.config import Engine, Mode, SimConfig, read_yaml
+from simlib.core.config import Engine, Mode, SimConfig
+from simlib.core.reading import read_yaml
 from simlib.core.records import (
     Floats,
     RequestRecords,

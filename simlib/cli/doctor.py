@@ -47,7 +47,7 @@ def doctor(
 
     The exit code is 1 if something is missing or corrupt: the next run makes it (again).
     """
-    from simlib.core.config import read_yaml
+    from simlib.core.reading import read_yaml
     from simlib.study.jobs import diagnosis
     from simlib.study.jobs.lock import FolderInUseError, hold
     from simlib.study.plan.grid import resolve

@@ -92,15 +92,12 @@ def overrides_of(given: dict[str, Any]) -> dict[str, Any]:
 
 def parse_assignment(text: str) -> tuple[str, Any]:
     """Return the key and the value of ``KEY=VALUE``; the value is read as YAML."""
-    import yaml  # only --set pays for it
+    from simlib.core.reading import parse_yaml
 
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise InvalidParameterError("--set", text, "KEY=VALUE, such as arrival.rate_per_s=3")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InvalidParameterError("--set", text, "KEY=VALUE with a plain value") from None
+    return key.strip(), parse_yaml(value, key.strip(), f"--set {text[:80]}")
 
 
 def numbers(_: click.Context, option: click.Parameter, value: str) -> tuple[float, ...]:

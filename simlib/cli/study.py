@@ -20,7 +20,7 @@ def study() -> None:
 @click.argument("config", type=_FILE, default="config.yaml")
 def check(config: Path) -> None:
     """Validate CONFIG and say how many simulations each study needs."""
-    from simlib.core.config import read_yaml
+    from simlib.core.reading import read_yaml
     from simlib.study.plan.grid import resolve
 
     for resolved in resolve(read_yaml(config), str(config), source=config.parent):
@@ -67,20 +67,34 @@ def replicate(request: Path, results: Path, output: Path) -> None:
 
 
 @study.command()
-@click.option("--model", required=True, help="Hugging Face identifier; -- may stand for /.")
-@click.option("--gpu", required=True, help="Such as h100_sxm.")
-@click.option("--tensor-parallel", type=click.IntRange(1), required=True)
+@click.option("--request", type=_FILE, help="JSON file with the four settings below.")
+@click.option("--model", help="Hugging Face identifier; -- may stand for /.")
+@click.option("--gpu", help="Such as h100_sxm.")
+@click.option("--tensor-parallel", type=click.IntRange(1))
 @click.option("--precision", type=click.Choice(["bf16", "fp8"]), default="bf16")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
-def latency_table(model: str, gpu: str, tensor_parallel: int, precision: str, output: Path) -> None:
+def latency_table(
+    request: Path | None,
+    model: str | None,
+    gpu: str | None,
+    tensor_parallel: int | None,
+    precision: str,
+    output: Path,
+) -> None:
     """Write the latencies of one replica as measured kernels compose them (aiconfigurator)."""
-    from simlib.files import replacing
+    from simlib.files import read_json, replacing
     from simlib.latency.aiconfigurator import build_latency_table
 
+    given = {"model": model, "gpu": gpu, "tensor_parallel": tensor_parallel, "precision": precision}
+    if model is not None:
+        given["model"] = model.replace("--", "/")
+    if request is not None:
+        given |= read_json(request)
+    for name in ("model", "gpu", "tensor_parallel"):
+        if given[name] is None:
+            raise click.UsageError(f"Missing option '--{name.replace('_', '-')}' or '--request'.")
     with replacing(output) as temporary:
-        build_latency_table(
-            model.replace("--", "/"), gpu, tensor_parallel, temporary, precision=precision
-        )
+        build_latency_table(path=temporary, **given)  # type: ignore[arg-type]
 
 
 @study.command()

@@ -5,12 +5,14 @@ Only values stand here; `simlib.serving.assemble` turns them into pools with a l
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from simlib.core.validation import ConfigModel, NonNegativeFloat, PositiveFloat, PositiveInt
 from simlib.errors import InvalidParameterError
+from simlib.files import canonical_json
 
 BLOCK_TOKENS = 16
 """Tokens of one block of KV cache."""
@@ -22,7 +24,7 @@ class LatencyConfig(ConfigModel):
     kind: Literal["roofline", "affine", "aiconfigurator"] = "roofline"
     """``roofline`` from the catalog's constants, ``affine`` from fitted coefficients,
     ``aiconfigurator`` from a table of measured kernels, which the workflow makes."""
-    model: str = "llama-3.1-70b"
+    model: str = Field(default="llama-3.1-70b", min_length=1, max_length=200)
     """Model of the catalog; for ``aiconfigurator`` its Hugging Face identifier."""
     precision: Literal["bf16", "fp8"] = "bf16"
     step_overhead_s: NonNegativeFloat = 0.0
@@ -30,17 +32,26 @@ class LatencyConfig(ConfigModel):
     sequence_overhead_s: NonNegativeFloat = 0.0
     """Engine overhead of each sequence in an iteration's batch, seconds."""
 
+    def table_request(self, pool: ReplicaPool) -> dict[str, str | int]:
+        """Return what a table of measured kernels of a pool's replica depends on."""
+        return {
+            "model": self.model,
+            "gpu": pool.gpu,
+            "tensor_parallel": pool.tensor_parallel,
+            "precision": self.precision,
+        }
+
     def table_name(self, pool: ReplicaPool) -> str:
-        """Return the path of the file with the table of measured kernels of a pool's replica."""
-        model = self.model.replace("/", "--")
-        return f"{model}/{pool.gpu}_tp{pool.tensor_parallel}_{self.precision}.json"
+        """Return the name of the file with that table: a hash, for names are no paths."""
+        request = canonical_json(self.table_request(pool))
+        return f"{hashlib.sha256(request.encode()).hexdigest()[:16]}.json"
 
 
 class ReplicaPool(ConfigModel):
     """Identical replicas of the model behind one router."""
 
     replicas: PositiveInt = 1
-    gpu: str = "h100_sxm"
+    gpu: str = Field(default="h100_sxm", min_length=1, max_length=200)
     """GPU of the catalog."""
     tensor_parallel: PositiveInt = 4
     """GPUs of one replica."""

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from simlib.core.batching import BatchingDisagg, BatchingMono, LatencyConfig
 from simlib.core.classes import SORTED_BY, RequestClass, check_sorted_by, in_order
+from simlib.core.reading import read_yaml
 from simlib.core.records import TtftDefinition
 from simlib.core.validation import (
     ConfigModel,
@@ -311,27 +312,6 @@ def load_config(path: str | Path) -> SimConfig:
         return SimConfig.from_dict(data)
     except InvalidParameterError as error:
         raise error.at(str(path)) from None
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping; an empty file is an empty mapping."""
-    import yaml  # only readers of YAML pay for it: simulation jobs do not
-
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
-    except OSError as error:
-        raise InvalidParameterError(
-            "config", str(path), f"a readable file ({error.strerror})"
-        ) from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no such date
-        detail = " ".join(str(error).split())
-        raise InvalidParameterError("config", str(path), f"valid YAML ({detail})") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise InvalidParameterError("config", data, "a mapping of keys to values", str(path))
-    return data
 
 
 def _parse_token_dist(

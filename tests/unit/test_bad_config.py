@@ -323,7 +323,7 @@ FILES = [
     ("arival: {}\n", "arival must be a known key (did you mean 'arrival'?"),
     ("5: mono\n", "SimConfig must be a mapping whose keys are words, got 5"),
     ("sim_seconds: .inf\n", "sim_seconds must be a finite number, got inf"),
-    ("sim_seconds: 2026-01-01\n", "sim_seconds must be a finite number, got datetime.date"),
+    ("sim_seconds: 2026-01-01\n", "sim_seconds must be a text, a number, true, false or null, not a date"),
     ("defaults: {mode: mon}\n", "mode must be one of mono, disagg, got 'mon'"),
     ("defaults: [mono]\n", "SimConfig must be a mapping of keys to values, got ['mono']"),
     ("mode: [mono\n", "config must be valid YAML ("),

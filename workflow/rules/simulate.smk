@@ -23,8 +23,8 @@ rule simulate:
     message:
         "simulating point {wildcards.point_id}, replicate {wildcards.replicate}"
     shell:
-        "python -m simlib.study.jobs.run_point results/points/{wildcards.point_id}/point.json"
-        " {wildcards.replicate} {output} > {log} 2>&1"
+        "python -m simlib.study.jobs.run_point results/points/{wildcards.point_id:q}/point.json"
+        " {wildcards.replicate:q} {output:q} > {log:q} 2>&1"
 
 
 # One job for many simulations that are missing, and that together take seconds. A rule without
@@ -58,7 +58,7 @@ for batch in plan.batches:
         message:
             f"{len(batch.simulations)} simulations in one job"
         shell:
-            "python -m simlib.study.jobs.run_batch results {params.name} > {log} 2>&1"
+            "python -m simlib.study.jobs.run_batch results {params.name:q} > {log:q} 2>&1"
 
 
 rule replicate_until_precise:
@@ -78,28 +78,25 @@ rule replicate_until_precise:
     message:
         "adding replicates until precise: {wildcards.request}"
     shell:
-        "python -m simlib.cli.run study replicate {input.request}"
-        " --results results --output {output} > {log} 2>&1"
+        "python -m simlib.cli.run study replicate {input.request:q}"
+        " --results results --output {output:q} > {log:q} 2>&1"
 
 
 rule latency_table:
     """Ask aiconfigurator once per model, GPU and tensor parallelism; jobs only read the table."""
+    input:
+        request=ancient("results/latency/{table}.request.json"),
     output:
-        "results/latency/{model}/{gpu}_tp{tp}_{precision}.json",
+        "results/latency/{table}.json",
     log:
-        "results/logs/latency/{model}/{gpu}_tp{tp}_{precision}.log",
-    wildcard_constraints:
-        gpu="[a-z0-9_]+",
-        tp="[0-9]+",
-        precision="bf16|fp8",
+        "results/logs/latency/{table}.log",
     conda:
         "../../environment.yml"
     resources:
         mem_mb=2000,
         runtime=30,
     message:
-        "latencies of {wildcards.model} on {wildcards.tp} {wildcards.gpu}"
+        "latencies that {input.request} asks for"
     shell:
-        "python -m simlib.cli.run study latency-table --model {wildcards.model}"
-        " --gpu {wildcards.gpu} --tensor-parallel {wildcards.tp}"
-        " --precision {wildcards.precision} --output {output} > {log} 2>&1"
+        "python -m simlib.cli.run study latency-table --request {input.request:q}"
+        " --output {output:q} > {log:q} 2>&1"

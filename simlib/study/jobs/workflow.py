@@ -61,6 +61,9 @@ class Plan:
                 if row.precision is not None:
                     name = f"{row.precision_id()}.request.json"
                     write_json(self.results / "precision" / name, row.precision_request())
+                for table, request in self._table_requests(row.point_id).items():
+                    path = self.results / "latency" / table
+                    write_json(path.with_suffix(".request.json"), request)
 
     def results_of(self, study: str) -> list[str]:
         """Return the simulation results that a study's tables need."""
@@ -107,14 +110,16 @@ class Plan:
 
     def latency_tables(self, *point_ids: str) -> list[str]:
         """Return the tables of measured kernels that simulations of points read."""
-        names = {name for point_id in point_ids for name in self._table_names(point_id)}
+        names = {name for point_id in point_ids for name in self._table_requests(point_id)}
         return sorted(str(self.results / "latency" / name) for name in names)
 
-    def _table_names(self, point_id: str) -> set[str]:
+    def _table_requests(self, point_id: str) -> dict[str, dict[str, Any]]:
+        """Return what each table of measured kernels depends on, by the name of its file."""
         config = self._configs[point_id]
         if config.serving != "batching" or config.latency.kind != "aiconfigurator":
-            return set()
-        return {config.latency.table_name(pool) for pool in config.batching.pools.values()}
+            return {}
+        pools, latency = config.batching.pools.values(), config.latency
+        return {latency.table_name(pool): latency.table_request(pool) for pool in pools}
 
     @cached_property
     def _configs(self) -> dict[str, SimConfig]:
