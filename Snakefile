@@ -75,6 +75,21 @@ include: "workflow/rules/figures.smk"
 report: "workflow/report/workflow.rst"
 
 
+# for the report; not those that this run draws anew, of which it may drop some
+in_report = report
+drawn = [
+    in_report(
+        figure,
+        category=study,
+        labels={"kind": "figure", "name": os.path.splitext(os.path.basename(figure))[0]},
+        caption="workflow/report/figure.rst",
+    )
+    for study in plan.studies
+    if os.path.exists(plan.figures(study))
+    for figure in plan.drawn(study)
+]
+
+
 localrules:
     all,
     simulations,
@@ -86,6 +101,7 @@ rule all:
         [plan.results_of(study) for study in plan.studies],
         [plan.tables(study) for study in plan.studies],
         [plan.figures(study) for study in plan.studies],
+        drawn,
     message:
         "all studies are up to date"
 

@@ -181,13 +181,21 @@ def read_json(path: Path, name: str = "file") -> dict[str, Any]:
     return data
 
 
+class RepeatedKeyError(ValueError):
+    """A mapping of JSON has a key twice."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(f"the key {key!r} stands there twice")
+
+
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a mapping from JSON's pairs, none of which may have the key of another."""
     data = dict(pairs)
     if len(data) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice[:80]!r} stands there twice")
+        raise RepeatedKeyError(twice[:80])
     return data
 
 

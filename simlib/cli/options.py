@@ -97,7 +97,13 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise InvalidParameterError("--set", text, "KEY=VALUE, such as arrival.rate_per_s=3")
-    return key.strip(), parse_yaml(value, key.strip(), f"--set {text[:80]}")
+    try:
+        return key.strip(), parse_yaml(value, key.strip(), "--set")
+    except InvalidParameterError as error:
+        if error.got != "--set":
+            raise
+        allowed = f"KEY=VALUE, the value {error.allowed}"
+        raise InvalidParameterError("--set", text, allowed) from None
 
 
 def numbers(_: click.Context, option: click.Parameter, value: str) -> tuple[float, ...]:

@@ -10,7 +10,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from simlib.core.validation import ConfigModel, NonNegativeFloat, PositiveFloat, PositiveInt
+from simlib.core.validation import (
+    ConfigModel,
+    GpuCount,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+)
 from simlib.errors import InvalidParameterError
 from simlib.files import canonical_json
 
@@ -50,10 +56,10 @@ class LatencyConfig(ConfigModel):
 class ReplicaPool(ConfigModel):
     """Identical replicas of the model behind one router."""
 
-    replicas: PositiveInt = 1
+    replicas: GpuCount = 1
     gpu: str = Field(default="h100_sxm", min_length=1, max_length=200)
     """GPU of the catalog."""
-    tensor_parallel: PositiveInt = 4
+    tensor_parallel: GpuCount = 4
     """GPUs of one replica."""
     kv_capacity_tokens: PositiveInt | None = None
     """KV cache of one replica, tokens; default: what its memory leaves beside the weights."""
@@ -96,7 +102,7 @@ class ReplicaPool(ConfigModel):
 class MonolithicPool(ReplicaPool):
     """The pool of a monolithic deployment; by default two replicas, as many as disaggregated."""
 
-    replicas: PositiveInt = 2
+    replicas: GpuCount = 2
 
 
 class LinkConfig(ConfigModel):
@@ -106,7 +112,7 @@ class LinkConfig(ConfigModel):
     base_latency_s: NonNegativeFloat = 0.0
     scope: Literal["per_replica", "shared"] = "per_replica"
     contention: Literal["fifo", "fair"] = "fifo"
-    overlap_layers: int = Field(default=0, ge=0)
+    overlap_layers: int = Field(default=0, ge=0, le=10_000)
     """Layers sent one by one while the prefill runs; 0 sends all after it."""
 
 

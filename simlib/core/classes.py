@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from pydantic import Field
+
 from simlib.core.validation import ConfigModel, NonNegativeInt, PositiveFloat
 from simlib.errors import InvalidParameterError
 
@@ -16,7 +18,7 @@ ALL_CLASSES = "all"
 """What tables call the requests of all classes together; no class has this name."""
 SORTED_BY = {"edf": "ttft_slo_s", "priority": "priority"}
 """What each queue discipline that looks at classes sorts by."""
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}")
 _TAKEN = (ALL_CLASSES, "kind", "mode")
 """Names with a meaning of their own: a section that says its mode or kind is whole."""
 
@@ -24,7 +26,7 @@ _TAKEN = (ALL_CLASSES, "kind", "mode")
 class RequestClass(ConfigModel):
     """Requests that share a TTFT SLO and a priority."""
 
-    share: PositiveFloat = 1.0
+    share: PositiveFloat = Field(default=1.0, le=1e9)
     """Share of the requests, relative to the other classes."""
     ttft_slo_s: PositiveFloat | None = None
     """Longest TTFT that the class is content with, seconds; none where it has no such wish."""
@@ -45,7 +47,8 @@ def in_order(classes: Mapping[str, RequestClass]) -> dict[str, RequestClass]:
             raise InvalidParameterError(
                 "request_classes",
                 name,
-                "by names of letters, digits, - and _, other than " + ", ".join(_TAKEN),
+                "by names of letters, digits, - and _ (at most 50), other than "
+                + ", ".join(_TAKEN),
             )
     return dict(sorted(classes.items()))
 

@@ -16,10 +16,11 @@ from simlib.core.records import TtftDefinition
 from simlib.core.validation import (
     ConfigModel,
     FiniteFloat,
+    GpuCount,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Seed,
 )
 from simlib.errors import InvalidParameterError
 from simlib.workload.lengths import MAX_TOKENS
@@ -30,6 +31,8 @@ DEFAULT_WARMUP_SECONDS = 60.0
 P90_OF_STANDARD_NORMAL = 1.2815515655446004
 MAX_REQUESTS = 10**9
 """Most requests that a run may be expected to draw: 24 GB of columns."""
+MAX_CONCURRENCY = 10**6
+"""Most requests in flight of a closed loop."""
 
 Mode = Literal["mono", "disagg"]
 Engine = Literal["fast", "simpy"]
@@ -55,9 +58,9 @@ class ArrivalConfig(ConfigModel):
     length_s: PositiveFloat | None = None
     """Length of the replayed window, seconds of the trace's own clock; default: to its end."""
 
-    concurrency: PositiveInt = 16
+    concurrency: PositiveInt = Field(default=16, le=MAX_CONCURRENCY)
     """``closed_loop``: requests in flight; each that ends lets the next one arrive."""
-    requests: PositiveInt = 10_000
+    requests: PositiveInt = Field(default=10_000, le=MAX_REQUESTS)
     """``closed_loop``: requests at hand; they must last until sim_seconds."""
 
     @model_validator(mode="after")
@@ -141,7 +144,7 @@ class OutputConfig(TokenDistribution):
 class ClusterMonolithic(ConfigModel):
     """One pool: each GPU prefills and decodes the request that it holds."""
 
-    num_gpus: PositiveInt = 4
+    num_gpus: GpuCount = 4
     prefill_tokens_per_s: PositiveFloat = 8000.0
     """Prefill rate of one GPU."""
     decode_tokens_per_s: PositiveFloat = 2000.0
@@ -161,8 +164,8 @@ class ClusterMonolithic(ConfigModel):
 class ClusterDisagg(ConfigModel):
     """Two pools, and the KV transfer between them."""
 
-    prefill_gpus: PositiveInt = 2
-    decode_gpus: PositiveInt = 2
+    prefill_gpus: GpuCount = 2
+    decode_gpus: GpuCount = 2
     prefill_tokens_per_s: PositiveFloat = 8000.0
     """Prefill rate of one prefill GPU."""
     decode_tokens_per_s: PositiveFloat = 2000.0
@@ -199,7 +202,7 @@ class SimConfig(ConfigModel):
     """Requests arrive in [0, sim_seconds)."""
     warmup_seconds: NonNegativeFloat = DEFAULT_WARMUP_SECONDS
     """Requests that arrive earlier do not count."""
-    random_seed: NonNegativeInt = DEFAULT_RANDOM_SEED
+    random_seed: Seed = DEFAULT_RANDOM_SEED
     arrival: ArrivalConfig = Field(default_factory=ArrivalConfig)
     prompt_tokens: PromptConfig = Field(default_factory=PromptConfig)
     output_tokens: OutputConfig = Field(default_factory=OutputConfig)

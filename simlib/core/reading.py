@@ -16,8 +16,8 @@ from typing import Any
 from simlib.errors import InvalidParameterError
 from simlib.files import read_text
 
-MAX_BYTES = 500_000
-"""Largest configuration file, bytes; 500 studies of a page each."""
+MAX_BYTES = 300_000
+"""Largest configuration file, bytes; 300 studies of a page each."""
 MAX_VALUES = 100_000
 """Most values of a configuration, aliases counted each time."""
 MAX_DEPTH = 20
@@ -51,15 +51,16 @@ def parse_yaml(text: str, name: str, where: str) -> Any:
     """Return the plain values that a text of YAML or JSON describes; see `read_yaml`."""
     import yaml  # only readers of YAML pay for it: simulation jobs do not
 
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    kind: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _check_events(text, loader, name, where)
-        node = yaml.compose(text, Loader=loader)
+        _check_events(text, kind, name, where)
+        loader = kind(text)
+        node = loader.get_single_node()
         if node is None:
             return None
         _check_nodes(node, where)
         data = _as_json(text) if text.lstrip()[:1] in ("{", "[") else None
-        data = yaml.load(text, Loader=loader) if data is None else data  # noqa: S506 - a safe one
+        data = loader.construct_document(node) if data is None else data
     except InvalidParameterError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such date
@@ -76,16 +77,17 @@ def _as_json(text: str) -> Any:
         return None  # flow style of YAML
 
 
-def _check_events(text: str, loader: Any, name: str, where: str) -> None:
+def _check_events(text: str, kind: Any, name: str, where: str) -> None:
     """Refuse nesting that is too deep before anything recurses into it."""
     import yaml
 
     depth = 0
-    for event in yaml.parse(text, Loader=loader):
+    for event in yaml.parse(text, Loader=kind):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                place = f"{where}, line {event.start_mark.line + 1}"
+                mark: Any = event.start_mark
+                place = f"{where}, line {mark.line + 1}"
                 allowed = f"nested at most {MAX_DEPTH} deep"
                 raise InvalidParameterError(name, f"{depth} levels", allowed, place)
         elif isinstance(event, yaml.CollectionEndEvent):

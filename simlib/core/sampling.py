@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from simlib.workload import lengths
 from simlib.workload.arrivals import poisson_arrivals
 from simlib.workload.requests import Requests
 from simlib.workload.streams import Stream, generator
-from simlib.workload.traces import load_trace, replay
+from simlib.workload.traces import load_trace, replay, trace_sha256
 
 
 def sample_requests(config: SimConfig, replicate: int = 0) -> Requests:
@@ -96,6 +97,21 @@ def check_trace_covers(config: SimConfig) -> None:
             f"at speed {arrival.speed:g}",
             str(arrival.path),
         )
+
+
+def check_lengths(config: SimConfig) -> None:
+    """Refuse a file of lengths that cannot be read, or holds what is no length."""
+    if config.arrival.kind == "trace":
+        return  # it has its own
+    for tokens in (config.prompt_tokens, config.output_tokens):
+        if tokens.mode == "empirical":
+            path = Path(str(tokens.path))
+            _check_once(path, trace_sha256(path))
+
+
+@lru_cache(maxsize=64)
+def _check_once(path: Path, _sha256: str) -> None:
+    lengths.read_lengths(path)
 
 
 def _replayed(config: SimConfig) -> Requests:

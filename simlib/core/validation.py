@@ -24,8 +24,12 @@ NonNegativeFloat = Annotated[
     float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_plain_number)
 ]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_plain_number)]
-PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_plain_number)]
-NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_plain_number)]
+PositiveInt = Annotated[int, Field(ge=1, le=10**12), BeforeValidator(_plain_number)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=10**12), BeforeValidator(_plain_number)]
+Seed = Annotated[int, Field(ge=0, le=2**128), BeforeValidator(_plain_number)]
+MAX_GPUS = 100_000
+GpuCount = Annotated[int, Field(ge=1, le=MAX_GPUS), BeforeValidator(_plain_number)]
+"""GPUs, or replicas, of a pool: each costs memory in a simulation."""
 
 
 class ConfigModel(BaseModel):
@@ -107,7 +111,8 @@ def _allowed(kind: str, context: dict[str, Any], inner: Any, details: Any) -> st
     }
     if kind in comparisons:
         key, sign = comparisons[kind]
-        return f"{sign} {context[key]:g}"
+        limit = context[key]
+        return f"{sign} {limit}" if isinstance(limit, int) else f"{sign} {limit:g}"
     if kind in ("literal_error", "enum"):
         return "one of " + str(context["expected"]).replace(" or ", ", ").replace("'", "")
     if kind == "value_error":

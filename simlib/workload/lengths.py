@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simlib.errors import InvalidParameterError
+from simlib.files import read_text
 
 Tokens = NDArray[np.int64]
 MAX_TOKENS = 10**9
 """Longest length that a configuration or a file of lengths may ask for, in tokens."""
+MAX_FILE_BYTES = 256 * 2**20
+"""Largest file of lengths."""
 
 
 def whole_tokens(real: NDArray[np.float64], min_value: int) -> Tokens:
@@ -44,10 +47,7 @@ def resample(n: int, values: Tokens, rng: np.random.Generator) -> Tokens:
 
 def read_lengths(path: Path) -> Tokens:
     """Read observed lengths: one whole number >= 1 a line, with or without a header line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidParameterError("path", str(path), f"a readable text file ({error})") from None
+    lines = read_text(path, "path", MAX_FILE_BYTES).splitlines()
     if lines and lines[0].strip() and not _is_number(lines[0]):
         first, lines = 2, lines[1:]
     else:
@@ -56,7 +56,8 @@ def read_lengths(path: Path) -> Tokens:
     for number, line in enumerate(lines, start=first):
         text = line.strip()
         # isdigit() alone accepts superscripts, which int() does not
-        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_TOKENS):
+        digits = text.isascii() and text.isdigit() and len(text) <= 12
+        if not (digits and 1 <= int(text) <= MAX_TOKENS):
             raise InvalidParameterError(
                 "length", text, f"a whole number >= 1 and <= {MAX_TOKENS}", f"{path}, line {number}"
             )

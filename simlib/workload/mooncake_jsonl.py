@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from simlib.errors import InvalidParameterError
+from simlib.files import RepeatedKeyError, unique
 from simlib.workload.azure_csv import MAX_SPAN_DAYS, MAX_TOKENS, nearest, shown, text_lines
 from simlib.workload.requests import Requests
 
@@ -79,10 +80,14 @@ def _entry(line: str, number: int, file: str) -> dict[str, Any]:
             f"{place}, column 1",
         )
     try:
-        entry = json.loads(line)
+        entry = json.loads(line, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise InvalidParameterError(
             "line", shown(line), f"JSON ({error.msg})", f"{place}, column {error.colno}"
+        ) from None
+    except RepeatedKeyError as error:
+        raise InvalidParameterError(
+            error.key, "two values", "given once", f"{place}, column {error.key}"
         ) from None
     except (ValueError, RecursionError):  # a number of thousands of digits; brackets in brackets
         raise InvalidParameterError(

@@ -21,6 +21,8 @@ from simlib.workload.requests import Requests
 DEFAULT_START = datetime(2024, 1, 1)
 """Date and time that `write_trace` gives to arrival_s = 0."""
 
+MAX_FILE_BYTES = 2 * 2**30
+"""Largest trace."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SETTLED_NS = 2_000_000_000
 
@@ -159,6 +161,9 @@ def _file_version(path: Path) -> _FileVersion:
     if not stat.S_ISREG(status.st_mode):
         what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
         raise InvalidParameterError("path", str(path), f"a readable trace file (it is {what})")
+    if status.st_size > MAX_FILE_BYTES:
+        allowed = f"a trace file of at most {MAX_FILE_BYTES} bytes"
+        raise InvalidParameterError("path", f"{status.st_size} bytes", allowed, str(path))
     return _FileVersion(
         str(path), str(Path(path).absolute()), status.st_size, status.st_mtime_ns, status.st_ino
     )

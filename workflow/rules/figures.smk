@@ -1,15 +1,13 @@
+# Snakemake empties folders that are outputs, and this one may hold files of others: the output is
+# what the figures were made from. Which files they are, the manifest in their folder says.
+
+
 rule figures:
     input:
         study="results/studies/{study}/study.json",
         summary="results/studies/{study}/tables/summary.csv",
     output:
-        report(
-            directory("results/studies/{study}/figures"),
-            patterns=["{name}.svg"],
-            category="{study}",
-            labels={"kind": "figure", "name": "{name}"},
-            caption="../report/figure.rst",
-        ),
+        "results/studies/{study}/.figures-of",
     log:
         "results/logs/figures/{study}.log",
     benchmark:
@@ -22,7 +20,7 @@ rule figures:
     message:
         "figures of study {wildcards.study}"
     shell:
-        "rm -f results/studies/{wildcards.study}/.figures-of;"
-        " python -m simlib.cli.run study figures {input.study}"
-        " --tables results/studies/{wildcards.study}/tables --output {output} > {log} 2>&1;"
-        " cat {input} > results/studies/{wildcards.study}/.figures-of"
+        "python -m simlib.cli.run study figures {input.study:q}"
+        " --tables results/studies/{wildcards.study:q}/tables"
+        " --output results/studies/{wildcards.study:q}/figures > {log:q} 2>&1;"
+        " cat {input:q} > {output:q}"

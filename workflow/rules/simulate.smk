@@ -64,6 +64,7 @@ for batch in plan.batches:
 rule replicate_until_precise:
     input:
         request=ancient("results/precision/{request}.request.json"),
+        shared=lambda wildcards: ancient(plan.shared_results(wildcards.request)),
     output:
         "results/precision/{request}.json",
     log:

@@ -27,8 +27,8 @@ rule tables:
     message:
         "tables of study {wildcards.study}"
     shell:
-        "rm -f results/studies/{wildcards.study}/.tables-of;"
-        " python -m simlib.cli.run study tables {input.study}"
-        " --results results --output results/studies/{wildcards.study}/tables"
-        " > {log} 2>&1 || {{ rm -f results/.verified.json; exit 1; }};"
-        " cat {input.study} > results/studies/{wildcards.study}/.tables-of"
+        "rm -f results/studies/{wildcards.study:q}/.tables-of;"
+        " python -m simlib.cli.run study tables {input.study:q}"
+        " --results results --output results/studies/{wildcards.study:q}/tables"
+        " > {log:q} 2>&1 || {{ rm -f results/.verified.json; exit 1; }};"
+        " cat {input.study:q} > results/studies/{wildcards.study:q}/.tables-of"

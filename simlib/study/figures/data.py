@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from simlib.errors import InvalidParameterError
+from simlib.study.jobs.described import read_study
 
 Line = dict[str, str]
 """A line of a table: text by column."""
@@ -111,7 +111,7 @@ class StudyData:
     @classmethod
     def read(cls, study_path: Path, tables: Path) -> StudyData:
         """Read study.json and the tables that are there."""
-        study = json.loads(study_path.read_text(encoding="utf-8"))
+        study = read_study(study_path)
         summary = _read_csv(tables / "summary.csv")
         found = [line["point_id"] for line in summary]
         wanted = [row["point_id"] for row in study["rows"]]

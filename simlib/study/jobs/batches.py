@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simlib.errors import InvalidParameterError
-from simlib.files import write_json
+from simlib.files import read_json, write_json
+from simlib.study.jobs.described import is_simulation
 from simlib.study.jobs.store import read_records, result_path
 
 BATCHES = ".batches.json"
@@ -80,14 +81,27 @@ def write_batches(results: Path, batches: Iterable[Batch]) -> None:
 
 
 def read_batches(results: Path) -> list[Batch]:
-    """Return the batches of the last run."""
-    try:
-        data = json.loads((results / BATCHES).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # none, or damaged: then nothing is known of it
+    """Return the batches of the last run; none if it wrote none.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the file is not what `write_batches` wrote.
+    """
+    path = results / BATCHES
+    if not path.exists():
         return []
-    return [
-        Batch(tuple((point_id, replicate) for point_id, replicate in one)) for one in data.values()
-    ]
+    found = []
+    for name, simulations in read_json(path, "batches").items():
+        try:
+            batch = Batch(tuple((point_id, replicate) for point_id, replicate in simulations))
+            sound = all(is_simulation(*one) for one in batch.simulations) and batch.name == name
+        except (TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise InvalidParameterError("batch", name, "as a run wrote it", str(path))
+        found.append(batch)
+    return found
 
 
 def staged_path(results: Path, point_id: str, replicate: int) -> Path:

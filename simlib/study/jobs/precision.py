@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from simlib.core.config import SimConfig
 from simlib.core.records import Floats, RequestRecords
 from simlib.errors import InvalidParameterError
-from simlib.files import write_json
 from simlib.stats.intervals import replicates_for
+from simlib.study.jobs.decision import Decision, write_decision
+from simlib.study.jobs.described import located, read_request
 from simlib.study.jobs.simulate import simulate
 from simlib.study.jobs.store import read_records, result_path, write_records
 from simlib.study.measurement.measure import (
@@ -35,8 +35,8 @@ def replicate_until_precise(request_path: Path, results: Path, output: Path) -> 
     Replicates that exist are read, not simulated again, so that a tighter precision or an
     interrupted run goes on where it was. Writes and returns the decision.
     """
-    request = json.loads(request_path.read_text(encoding="utf-8"))
-    config = SimConfig.from_dict(request["config"])
+    request = read_request(request_path)
+    config = SimConfig.from_dict(located(request))
     precision = Precision.from_dict(request["precision"])
     measured: list[Measurement] = []
     values: list[Floats] = []
@@ -44,7 +44,7 @@ def replicate_until_precise(request_path: Path, results: Path, output: Path) -> 
     wanted = min(max(request["replicates"], _FEWEST), precision.max_replicates)
     while True:
         for replicate in range(len(measured), wanted):
-            records = _replicate(config, request["point_id"], replicate, results)
+            records = _replicate(config, request, replicate, results)
             measured.append(measure_replicate(records, config))
             values.append(request_values(records, config, metric))
         pooled = pooled_percentiles(values, metric).get(precision.metric)
@@ -61,26 +61,31 @@ def replicate_until_precise(request_path: Path, results: Path, output: Path) -> 
         # half as many again at most: the width of few replicates is itself uncertain
         wanted = max(len(measured) + 1, min(enough, math.ceil(1.5 * len(measured))))
         wanted = min(wanted, precision.max_replicates)
-    decision = {
-        "point_id": request["point_id"],
-        "replicates": len(measured),
-        "reached": reached,
-        "metric": precision.metric,
-        "wanted_relative": precision.relative,
-        "relative_half_width": width if math.isfinite(width) else None,
-        "reason": interval.reason,
-    }
-    write_json(output, decision)
-    return decision
+    decision = Decision(
+        point_id=request["point_id"],
+        replicates=len(measured),
+        reached=bool(reached),
+        metric=precision.metric,
+        wanted_relative=precision.relative,
+        relative_half_width=float(width) if math.isfinite(width) else None,
+        reason=interval.reason,
+    )
+    write_decision(output, decision)
+    return decision.to_dict()
 
 
-def _replicate(config: SimConfig, point_id: str, replicate: int, results: Path) -> RequestRecords:
+def _replicate(
+    config: SimConfig, request: dict[str, Any], replicate: int, results: Path
+) -> RequestRecords:
+    point_id = request["point_id"]
     path = result_path(results, point_id, replicate)
     try:
         return read_records(path, point_id=point_id, replicate=replicate)[0]
     except InvalidParameterError:  # missing, damaged, or of another model version
         records = simulate(config, replicate)
-        write_records(
-            path, records, point_id=point_id, replicate=replicate, config=run_settings(config)
-        )
+        settings = run_settings(config)
+        for section in request["files"]:
+            if section in settings:
+                settings[section] = request["config"][section]
+        write_records(path, records, point_id=point_id, replicate=replicate, config=settings)
         return records

@@ -5,20 +5,20 @@ It imports only what a simulation needs: thousands of jobs pay for every import.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 from simlib.core.config import SimConfig
 from simlib.errors import InvalidParameterError
+from simlib.study.jobs.described import located, read_point
 from simlib.study.jobs.simulate import simulate
 from simlib.study.jobs.store import write_records
 
 
 def run_point(point: Path, replicate: int, output: Path) -> None:
     """Simulate one replicate of the point that a point file describes, and write its records."""
-    described = json.loads(point.read_text(encoding="utf-8"))
-    config = SimConfig.from_dict(described["config"])
+    described = read_point(point)
+    config = SimConfig.from_dict(located(described))
     write_records(
         output,
         simulate(config, replicate),

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simlib.files import write_json
-from simlib.study.jobs import batches, lock, up_to_date
+from simlib.errors import InvalidParameterError
+from simlib.files import make_way, read_json, sweep, write_json
+from simlib.study.jobs import batches, lock, outputs, up_to_date
+from simlib.study.jobs.outputs import manifest_path
 from simlib.study.jobs.store import result_path
 from simlib.study.jobs.verify import Inventory, Verifier, take_inventory
-from simlib.study.jobs.workflow import Plan
-
-SNAPSHOT = ".config.json"
-"""In the results folder: the configuration of the run, for jobs that start after an edit."""
+from simlib.study.jobs.workflow import SNAPSHOT, Plan
 
 
 def start(config: Mapping[str, Any], results: str, source: str, *, main: bool) -> Plan:
@@ -36,23 +34,57 @@ def start(config: Mapping[str, Any], results: str, source: str, *, main: bool) -
     snapshot = folder / SNAPSHOT
     if not main:
         # a job on another machine: config.yaml may have been edited since the run started
-        if snapshot.is_file():
-            config = json.loads(snapshot.read_text(encoding="utf-8"))
-        plan = Plan.of(config, results, source)
+        plan = Plan.of(read_json(snapshot, "the run's configuration"), results, source)
         return replace(plan, batches=tuple(batches.read_batches(folder)))
     plan = Plan.of(config, results, source)
     lock.hold(Path())
-    for study in plan.studies:
-        up_to_date.settle(folder / "studies" / study)
+    _clear(plan)
     plan.write()
     write_json(snapshot, dict(config))
+    _adopt(folder)
+    verifier = Verifier(plan.results)
+    inventory = _drop_damaged(plan, verifier)
     for study in plan.studies:
-        up_to_date.settle(folder / "studies" / study)
-    batches.adopt(folder)
-    inventory = _drop_damaged(plan)
+        _settle(folder / "studies" / study, verifier)
+    verifier.save()
     plan = replace(plan, batches=tuple(_compose(plan, inventory)))
     batches.write_batches(folder, plan.batches)
     return plan
+
+
+def _clear(plan: Plan) -> None:
+    """Make room for the files of a run, and remove what killed writers left."""
+    folders = set()
+    for path in plan.own_files():
+        make_way(path, plan.results.parent)
+        folders.add(path.parent)
+    for folder in folders:
+        sweep(folder)
+
+
+def _adopt(results: Path) -> None:
+    try:
+        batches.adopt(results)
+    except InvalidParameterError as error:
+        _tell_removed(results / batches.BATCHES, str(error))
+        (results / batches.BATCHES).unlink()
+
+
+def _settle(study: Path, verifier: Verifier) -> None:
+    """Have tables and figures made again of which one is missing or altered."""
+    altered = set()
+    for writer in ("tables", "figures"):
+        found = list(outputs.problems(study / writer, writer, verifier.unchanged))
+        if found:
+            altered.add(writer)
+        if manifest_path(study / writer, writer).exists():
+            for path, what in found:
+                print(f"{writer} are made again: {path} is {what}", file=sys.stderr)
+    up_to_date.settle(study, altered=altered)
+
+
+def _tell_removed(path: Path, reason: str) -> None:
+    print(f"removed a damaged result, which is made again: {path} ({reason})", file=sys.stderr)
 
 
 def _compose(plan: Plan, inventory: Inventory) -> Iterator[batches.Batch]:
@@ -76,16 +108,15 @@ def _compose(plan: Plan, inventory: Inventory) -> Iterator[batches.Batch]:
             yield from batches.compose(simulations, plan.seconds, plan.batch_seconds)
 
 
-def _drop_damaged(plan: Plan) -> Inventory:
-    verifier = Verifier(plan.results)
+def _drop_damaged(plan: Plan, verifier: Verifier) -> Inventory:
     inventory = take_inventory(plan.studies.values(), verifier)
     for path, reason in inventory.corrupt.items():
-        print(f"removed a damaged result, which is made again: {path} ({reason})", file=sys.stderr)
+        _tell_removed(path, reason)
         path.unlink(missing_ok=True)
-    for path in inventory.undone:
-        path.unlink(missing_ok=True)  # its job reads what is intact and makes the rest
-    up_to_date.not_ahead(inventory.intact)
     gone = set(inventory.undone)
-    lock.keep_finished(Path(), (path for path in inventory.intact if path not in gone))
-    verifier.save()
+    for path in gone:
+        path.unlink(missing_ok=True)  # its job reads what is intact and makes the rest
+    intact = [path for path in inventory.intact if path not in gone]
+    up_to_date.not_ahead(intact)
+    lock.keep_finished(Path(), intact)
     return inventory

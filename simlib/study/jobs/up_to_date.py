@@ -9,21 +9,51 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
-MARKS = {"tables": ".tables-of", "figures": ".figures-of"}
+TABLES_OF, FIGURES_OF = ".tables-of", ".figures-of"
 """In a study's folder: the content of all that its tables and figures were made from."""
 
 
-def settle(study: Path) -> None:
-    """Put the times of a study's folder in the order that their contents ask for."""
-    described, summary = study / "study.json", study / "tables" / "summary.csv"
-    provenance = study / "tables" / "provenance.json"
-    drawn = study / "figures" / ".snakemake_timestamp"
+def tables_sources(study: Path) -> list[Path]:
+    """Return what the tables of a study's folder are made from, results aside."""
+    return [study / "study.json"]
+
+
+def figures_sources(study: Path) -> list[Path]:
+    """Return what the figures of a study's folder are made from."""
+    return [study / "study.json", study / "tables" / "summary.csv"]
+
+
+def settle(study: Path, *, altered: Container[str] = ()) -> None:
+    """Put the times of a study's folder in the order that their contents ask for.
+
+    `altered` says which of ``tables`` and ``figures`` are not what was written: they are made
+    again.
+    """
+    described, summary = figures_sources(study)
+    provenance, drawn = study / "tables" / "provenance.json", study / FIGURES_OF
     _back_from_the_future([described, summary, provenance, drawn])
-    _order(study / MARKS["figures"], [described, summary], [drawn])
-    _order(study / MARKS["tables"], [described], [summary, provenance])
+    if is_made_from(drawn, figures_sources(study)) and "figures" not in altered:
+        _no_newer([described, summary], [drawn])
+    else:
+        drawn.unlink(missing_ok=True)  # Snakemake knows the figures by it
+    if not (summary.exists() and provenance.exists()):
+        return
+    if is_made_from(study / TABLES_OF, tables_sources(study)) and "tables" not in altered:
+        _no_newer([described], [summary, provenance])
+    else:
+        _newer(described, [summary, provenance])
+
+
+def is_made_from(mark: Path, sources: Sequence[Path]) -> bool:
+    """Return whether a mark holds the content of these files."""
+    if not all(path.is_file() for path in (mark, *sources)):
+        return False
+    if mark.stat().st_size != sum(path.stat().st_size for path in sources):
+        return False
+    return mark.read_bytes() == b"".join(path.read_bytes() for path in sources)
 
 
 def not_ahead(files: Iterable[Path]) -> None:
@@ -46,16 +76,14 @@ def _back_from_the_future(files: Sequence[Path]) -> None:
             os.utime(path, ns=(stamp - ahead, stamp - ahead))
 
 
-def _order(mark: Path, sources: Sequence[Path], made: Sequence[Path]) -> None:
-    """Make `sources` no newer than `made` if that was made from them, and newer if it was not."""
-    files = (mark, *sources, *made)
-    if not all(path.exists() for path in files):
-        return
+def _no_newer(sources: Sequence[Path], made: Sequence[Path]) -> None:
     oldest = min(path.stat().st_mtime_ns for path in made)
-    if mark.read_bytes() == b"".join(path.read_bytes() for path in sources):
-        for path in sources:
-            if path.stat().st_mtime_ns > oldest:
-                os.utime(path, ns=(oldest, oldest))
-    elif all(path.stat().st_mtime_ns <= oldest for path in sources):
+    for path in sources:
+        if path.stat().st_mtime_ns > oldest:
+            os.utime(path, ns=(oldest, oldest))
+
+
+def _newer(source: Path, made: Sequence[Path]) -> None:
+    if source.stat().st_mtime_ns <= min(path.stat().st_mtime_ns for path in made):
         now = time.time_ns()
-        os.utime(sources[0], ns=(now, now))
+        os.utime(source, ns=(now, now))

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from simlib.core.model_version import MODEL_VERSION
 from simlib.errors import InvalidParameterError
-from simlib.files import replacing
+from simlib.files import read_json, replacing
+from simlib.study.jobs.decision import read_decision
+from simlib.study.jobs.outputs import sha256
 from simlib.study.jobs.store import read_records, result_path
 from simlib.study.plan.grid import ResolvedStudy, Row
 
@@ -40,18 +42,19 @@ class Verifier:
     trust_ledger: bool = True
     reasons: dict[Path, str] = field(default_factory=dict)
     """Why a file is corrupt."""
-    _known: dict[str, list[int]] = field(default_factory=dict)
-    _seen: dict[str, list[int]] = field(default_factory=dict)
+    _known: dict[str, Any] = field(default_factory=dict)
+    _seen: dict[str, list[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.trust_ledger:
             return
         try:
-            ledger = json.loads((self.results / LEDGER).read_text(encoding="utf-8"))
-            if ledger["model_version"] == MODEL_VERSION:
-                self._known = dict(ledger["files"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # no ledger, or a damaged one: everything is checked
+            ledger = read_json(self.results / LEDGER, "ledger")
+        except InvalidParameterError:
+            return  # no ledger, or a damaged one: everything is checked
+        files = ledger.get("files")
+        if ledger.get("model_version") == MODEL_VERSION and isinstance(files, dict):
+            self._known = files
 
     def replicate(self, point_id: str, replicate: int) -> Condition:
         """Return whether a replicate's file is there and is what it claims to be."""
@@ -70,21 +73,35 @@ class Verifier:
         self._seen[key] = stamp
         return "intact"
 
+    def unchanged(self, path: Path, digest: str) -> bool:
+        """Return whether a table or figure has the SHA-256 that it was written with."""
+        status = path.stat()
+        stamp = [status.st_size, status.st_mtime_ns, digest]
+        key = str(path.relative_to(self.results))
+        if self._known.get(key) != stamp and sha256(path) != digest:
+            return False
+        self._seen[key] = stamp
+        return True
+
     def decision(self, row: Row) -> tuple[Condition, int]:
         """Return the condition of the decision on a point's replicates, and their number."""
         path = decision_path(self.results, row)
-        try:
-            decision = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if row.precision is None or not path.exists():
             return "missing", 0
-        except (OSError, ValueError) as error:
+        try:
+            decision = read_decision(path)
+        except InvalidParameterError as error:
             self.reasons[path] = str(error)
             return "corrupt", 0
-        count = decision.get("replicates") if isinstance(decision, dict) else None
-        if not isinstance(count, int) or decision.get("point_id") != row.point_id:
-            self.reasons[path] = "it is of another point, or of none"
+        precision = row.precision
+        of_row = (row.point_id, precision.metric, precision.relative)
+        if (decision.point_id, decision.metric, decision.wanted_relative) != of_row:
+            self.reasons[path] = "it is of another point, or precision"
             return "corrupt", 0
-        return "intact", count
+        if decision.replicates > precision.max_replicates:
+            self.reasons[path] = f"it has more than {precision.max_replicates} replicates"
+            return "corrupt", 0
+        return "intact", decision.replicates
 
     def save(self) -> None:
         """Write down what was found intact."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from simlib.core.config import SimConfig
+from simlib.errors import InvalidParameterError
 from simlib.files import write_json
-from simlib.study.jobs.batches import Batch
+from simlib.study.jobs.batches import BATCHES, Batch
+from simlib.study.jobs.outputs import manifest_path, read_manifest
 from simlib.study.jobs.store import result_path
-from simlib.study.plan.grid import ResolvedStudy, resolve, run_settings
+from simlib.study.jobs.up_to_date import FIGURES_OF, TABLES_OF
+from simlib.study.jobs.verify import LEDGER
+from simlib.study.plan.grid import ResolvedStudy, Row, resolve
 from simlib.study.plan.spec import StudyFile
 
 # Measured for each engine, both deployments, and rounded up. What is asked for is more: memory
@@ -26,6 +30,8 @@ _SECONDS_PER_SIMULATION = 0.01
 _SECONDS_PER_REQUEST = {"fast": 1e-6}
 _SECONDS_OTHERWISE = 2e-5
 _SECONDS_WITH_TIMELINE = 7e-5
+SNAPSHOT = ".config.json"
+"""In the results folder: the configuration of the run, for jobs that start after an edit."""
 _TRACE_LINE_BYTES = 12
 """Fewer than in any line of a trace."""
 
@@ -56,8 +62,7 @@ class Plan:
         for study in self.studies.values():
             write_json(self.results / "studies" / study.name / "study.json", study.to_dict())
             for row in study.rows:
-                point = {"point_id": row.point_id, "config": run_settings(row.config)}
-                write_json(self.results / "points" / row.point_id / "point.json", point)
+                write_json(self.results / "points" / row.point_id / "point.json", row.point())
                 if row.precision is not None:
                     name = f"{row.precision_id()}.request.json"
                     write_json(self.results / "precision" / name, row.precision_request())
@@ -130,5 +135,78 @@ class Plan:
         return str(self.results / "studies" / study / "tables" / "summary.csv")
 
     def figures(self, study: str) -> str:
-        """Return the folder of a study's figures."""
-        return str(self.results / "studies" / study / "figures")
+        """Return the file that stands for all figures of a study."""
+        return str(self.results / "studies" / study / FIGURES_OF)
+
+    def drawn(self, study: str) -> list[str]:
+        """Return the figures of a study that there are, as SVG."""
+        folder = self.results / "studies" / study / "figures"
+        try:
+            names = read_manifest(manifest_path(folder, "figures"))
+        except InvalidParameterError:
+            return []
+        return [str(folder / name) for name in names if name.endswith(".svg")]
+
+    def shared_results(self, request: str) -> list[str]:
+        """Return the results that studies without a precision want of a request's point.
+
+        The job that adds replicates reads them, and does not make them a second time.
+        """
+        found: dict[str, None] = {}
+        for row in self._precise[request]:
+            for replicate in range(self._plain.get(row.point_id, 0)):
+                found[str(result_path(self.results, row.point_id, replicate))] = None
+        return list(found)
+
+    @cached_property
+    def _precise(self) -> dict[str, list[Row]]:
+        rows: dict[str, list[Row]] = {}
+        for row in (row for study in self.studies.values() for row in study.rows):
+            if row.precision is not None:
+                rows.setdefault(row.precision_id(), []).append(row)
+        return rows
+
+    @cached_property
+    def _plain(self) -> dict[str, int]:
+        """How many replicates of each point studies without a precision want."""
+        wanted: dict[str, int] = {}
+        for row in (row for study in self.studies.values() for row in study.rows):
+            if row.precision is None:
+                wanted[row.point_id] = max(row.replicates, wanted.get(row.point_id, 0))
+        return wanted
+
+    def own_files(self) -> Iterator[Path]:
+        """Yield the files that a run writes or reads, logs included."""
+        for name in (SNAPSHOT, BATCHES, LEDGER):
+            yield self.results / name
+        for study in self.studies.values():
+            folder = self.results / "studies" / study.name
+            for name in ("study.json", TABLES_OF, FIGURES_OF):
+                yield folder / name
+            for name in ("summary.csv", "provenance.json", ".tables.manifest.json"):
+                yield folder / "tables" / name
+            yield folder / "figures" / ".figures.manifest.json"
+            for kind in ("tables", "figures"):
+                yield from self._notes(kind, study.name)
+            for row in study.rows:
+                yield from self._files_of(row)
+
+    def _files_of(self, row: Row) -> Iterator[Path]:
+        yield self.results / "points" / row.point_id / "point.json"
+        for replicate in range(row.replicates):
+            path = result_path(self.results, row.point_id, replicate)
+            yield path
+            yield path.with_suffix(".staged")
+        if row.precision is not None:
+            name = row.precision_id()
+            yield self.results / "precision" / f"{name}.json"
+            yield self.results / "precision" / f"{name}.request.json"
+            yield from self._notes("precision", name)
+        for table in self._table_requests(row.point_id):
+            yield self.results / "latency" / table
+            yield (self.results / "latency" / table).with_suffix(".request.json")
+            yield from self._notes("latency", table.removesuffix(".json"))
+
+    def _notes(self, kind: str, name: str) -> Iterator[Path]:
+        yield self.results / "logs" / kind / f"{name}.log"
+        yield self.results / "benchmarks" / kind / f"{name}.tsv"

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
-from simlib.core.sampling import check_trace_covers
+from simlib.core.reading import check_plain
+from simlib.core.sampling import check_lengths, check_trace_covers
 from simlib.errors import InvalidParameterError
 from simlib.files import canonical_json
 from simlib.serving.assemble import deployment_of
 from simlib.serving.router import DRAWS
+from simlib.study.plan.names import distinct
 from simlib.study.plan.spec import ZIP_LABELS, Precision, Study, StudyFile
 from simlib.workload.traces import trace_sha256
 
+MAX_POINTS = 20_000
+"""Most points of a study file; Snakemake plans as many in minutes."""
+MAX_SIMULATIONS = 1_000_000
+"""Most simulations (points times replicates) of a study file."""
 ANALYSIS_ONLY = ("warmup_seconds", "ttft_definition")
 """Settings that tables apply to finished runs; changing them simulates nothing again.
 
@@ -49,6 +56,23 @@ class Row:
     replicates: int
     """How many the study asks for; with `precision`, how many to start with."""
     precision: Precision | None
+    written: Mapping[str, str] = field(default_factory=dict)
+    """By section, the path as the study file has it, where `config` has the place it was found."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Where the files of `written` are for a run that starts in this folder."""
+        return {name: str(getattr(self.config, name).path) for name in self.written}
+
+    def as_written(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return settings of `config` with the paths of the study file: they hold anywhere."""
+        paths = {name: path for name, path in self.written.items() if name in settings}
+        return settings | {name: settings[name] | {"path": path} for name, path in paths.items()}
+
+    def point(self) -> dict[str, Any]:
+        """Return what a simulation job needs to know, for point.json."""
+        config = self.as_written(run_settings(self.config))
+        return {"point_id": self.point_id, "config": config, "files": self.files}
 
     def precision_request(self) -> dict[str, Any]:
         """Return what the job that adds replicates until precise needs to know."""
@@ -56,14 +80,16 @@ class Row:
             raise InvalidParameterError("precision", None, "set in the study")
         return {
             "point_id": self.point_id,
-            "config": self.config.to_dict(),
+            "config": self.as_written(self.config.to_dict()),
             "replicates": self.replicates,
             "precision": self.precision.to_dict(),
+            "files": self.files,
         }
 
     def precision_id(self) -> str:
         """Return the identity of that job: another window or precision is another one."""
         request = self.precision_request()
+        del request["files"]
         request["config"] = {key: request["config"][key] for key in ANALYSIS_ONLY}
         return _digest(request)
 
@@ -91,7 +117,7 @@ class ResolvedStudy:
                     "coordinates": row.coordinates,
                     "point_id": row.point_id,
                     "replicates": row.replicates,
-                    "config": row.config.to_dict(),
+                    "config": row.as_written(row.config.to_dict()),
                     "precision_id": row.precision_id() if row.precision else None,
                 }
                 for row in self.rows
@@ -116,8 +142,10 @@ def resolve(
         For the first wrong value, naming the study, the key, the value and what is allowed.
     """
     try:
+        check_plain(data, "config")
         file = StudyFile.from_dict(dict(data))
         SimConfig.from_dict(_with_overrides({}, file.defaults))
+        _check_size(file)
     except InvalidParameterError as error:
         raise error.at(where) from None
     studies = []
@@ -127,6 +155,25 @@ def resolve(
         except InvalidParameterError as error:
             raise error.at(f'{where}, study "{name}"') from None
     return studies
+
+
+def _check_size(file: StudyFile) -> None:
+    """Refuse more points than a run can plan, before any of them is built."""
+    points = simulations = 0
+    for name, study in file.studies.items():
+        sizes = {key: len(levels) for key, levels in study.sweep.grid.items()}
+        sizes |= {key: len(next(iter(lists.values()))) for key, lists in study.sweep.zip.items()}
+        points += math.prod(sizes.values())
+        replicates = study.replicates or file.replicates
+        simulations += math.prod(sizes.values()) * replicates
+        grid = " x ".join(map(str, sizes.values())) or "1"
+        if points > MAX_POINTS:
+            allowed = f"of at most {MAX_POINTS} points, with all studies before it"
+            raise InvalidParameterError(f"sweep of study {name}", f"{grid} points", allowed)
+        if simulations > MAX_SIMULATIONS:
+            got = f"{grid} points x {replicates} replicates"
+            allowed = f"at most {MAX_SIMULATIONS} simulations, with all studies before it"
+            raise InvalidParameterError(f"study {name}", got, allowed)
 
 
 def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None) -> ResolvedStudy:
@@ -141,9 +188,10 @@ def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None
             labels[factor.name] = factor.labels[level]
             for key, value in zip(factor.keys, factor.levels[level], strict=True):
                 _set(settings, key, value)
-        _locate_files(settings, source)
+        written = _locate_files(settings, source)
         config = SimConfig.from_dict(settings)
         check_trace_covers(config)
+        check_lengths(config)
         if config.serving == "batching" and config.latency.kind != "aiconfigurator":
             deployment_of(config.batching, config.latency)  # refuses what the catalog lacks
         relevant = essential(config)
@@ -163,6 +211,7 @@ def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None
             point_id(config),
             replicates if random else 1,
             study.precision if random else None,
+            written,
         )
         rows.setdefault(canonical_json(coordinates), row)
     resolved = ResolvedStudy(name, study, factors, tuple(rows.values()))
@@ -181,6 +230,7 @@ def _factors(study: Study) -> Iterator[Factor]:
             values[0] if all(v == values[0] for v in values) else ":".join(map(str, values))
             for values in together
         ]
+        distinct(f"zip.{name}", list(labels))
         yield Factor(name, tuple(keys), together, tuple(labels))
 
 
@@ -299,16 +349,27 @@ def run_settings(config: SimConfig) -> dict[str, Any]:
     return settings | {"warmup_seconds": 0.0}
 
 
-def _locate_files(settings: dict[str, Any], source: Path | None) -> None:
+def _locate_files(settings: dict[str, Any], source: Path | None) -> dict[str, str]:
+    """Set paths that exist in `source` only; return them, by section, as they were written."""
+    written: dict[str, str] = {}
     if source is None:
-        return
+        return written
     for name in ("arrival", "prompt_tokens", "output_tokens"):
         section = settings.get(name)
         if not isinstance(section, dict):
             continue
         path = section.get("path")
-        if isinstance(path, str) and not Path(path).exists() and (source / path).exists():
+        if isinstance(path, str) and not _exists(path) and _exists(str(source / path)):
             settings[name] = {**section, "path": str(source / path)}
+            written[name] = path
+    return written
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # too long a name, for one
+        return False
 
 
 def _matters(key: str, relevant: dict[str, Any]) -> bool:

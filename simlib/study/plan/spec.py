@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -9,9 +10,14 @@ from pydantic import Field, field_validator, model_validator
 from simlib.core.summary import PERCENTILES
 from simlib.core.validation import ConfigModel, NonNegativeFloat, PositiveFloat, PositiveInt
 from simlib.errors import InvalidParameterError
+from simlib.study.plan.names import distinct, not_a_column
 
 ZIP_LABELS = "labels"
 """The list in a zip that names its levels instead of setting a key."""
+MAX_REPLICATES = 10_000
+"""Most replicates of a point."""
+MAX_NAME = 50
+"""Longest name of a study, characters: it names a folder."""
 METRICS = tuple(
     f"{statistic}_{metric}_s"
     for metric in ("ttft", "tpot", "e2e")
@@ -35,18 +41,22 @@ class Sweep(ConfigModel):
         for key, levels in self.grid.items():
             _check_levels(key, levels)
         for name, keys in self.zip.items():
+            not_a_column(name)
+            if name in self.grid:
+                raise InvalidParameterError(f"zip.{name}", name, "no key that the grid sweeps")
             if not set(keys) - {ZIP_LABELS}:
                 raise InvalidParameterError(f"zip.{name}", keys, "keys with a list of values each")
             for key, levels in keys.items():
                 if not levels:
                     raise InvalidParameterError(f"zip.{name}.{key}", levels, "a list of values")
+                _check_plain_levels(f"zip.{name}.{key}", levels)
             counts = {key: len(levels) for key, levels in keys.items()}
             if len(set(counts.values())) > 1:
                 raise InvalidParameterError(f"zip.{name}", counts, "lists of one length")
-            _check_levels(f"zip.{name}.{ZIP_LABELS}", keys.get(ZIP_LABELS, [""]))
-        swept = [*self.grid, *(key for keys in self.zip.values() for key in keys)]
-        for key in set(swept) - {ZIP_LABELS}:
-            if swept.count(key) > 1:
+            distinct(f"zip.{name}.{ZIP_LABELS}", keys.get(ZIP_LABELS, [""]))
+        swept = Counter([*self.grid, *(key for keys in self.zip.values() for key in keys)])
+        for key, count in swept.items():
+            if count > 1 and key != ZIP_LABELS:
                 raise InvalidParameterError(key, "swept twice", "swept once")
         return self
 
@@ -66,7 +76,7 @@ class Precision(ConfigModel):
     metric: str = "p99_ttft_s"
     relative: PositiveFloat = 0.05
     """Half width of the 95% interval over the estimate."""
-    max_replicates: PositiveInt = 64
+    max_replicates: PositiveInt = Field(default=64, le=MAX_REPLICATES)
     """Where to stop in any case."""
 
     @field_validator("metric")
@@ -91,7 +101,7 @@ class Study(ConfigModel):
 
     title: str = ""
     """Heading of the study's figures; default: its name."""
-    replicates: PositiveInt | None = None
+    replicates: PositiveInt | None = Field(default=None, le=MAX_REPLICATES)
     """Replicates of each point; default: that of the file."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Changes to the file's defaults, as a tree or by dotted key."""
@@ -108,7 +118,7 @@ class StudyFile(ConfigModel):
 
     defaults: dict[str, Any] = Field(default_factory=dict)
     """Settings of one simulation that all studies start from; see `SimConfig`."""
-    replicates: PositiveInt = 5
+    replicates: PositiveInt = Field(default=5, le=MAX_REPLICATES)
     """Replicates of each point: the same configuration under other random streams."""
     batch_seconds: NonNegativeFloat = 2.0
     """Simulations that take less share a job of about this length, seconds; 0: each has its own."""
@@ -120,20 +130,21 @@ class StudyFile(ConfigModel):
         if not studies:
             raise InvalidParameterError("studies", studies, "at least one study")
         for name in studies:
-            if not (name.isidentifier() and name.islower() and name.isascii()):
-                raise InvalidParameterError(
-                    f"study name {name!r}", name, "lower-case letters, digits and underscores"
-                )
+            word = name.isidentifier() and name.islower() and name.isascii()
+            if not word or len(name) > MAX_NAME:
+                allowed = f"at most {MAX_NAME} lower-case letters, digits and underscores"
+                raise InvalidParameterError(f"study name {name[:80]!r}", name, allowed)
         return studies
 
 
 def _check_levels(key: str, levels: list[Any]) -> None:
     if not levels:
         raise InvalidParameterError(key, levels, "a list of at least one value")
+    _check_plain_levels(key, levels)
+    distinct(key, levels)
+
+
+def _check_plain_levels(key: str, levels: list[Any]) -> None:
     for level in levels:
         if isinstance(level, (dict, list)):
             raise InvalidParameterError(key, level, "a list of plain values")
-    seen = [str(float(v)) if isinstance(v, (int, float)) else repr(v) for v in levels]
-    for position, level in enumerate(seen):
-        if level in seen[:position]:
-            raise InvalidParameterError(key, levels[position], "a list without repeats")

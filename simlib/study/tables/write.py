@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +18,9 @@ from simlib.core.model_version import MODEL_VERSION
 from simlib.core.records import TTFT_PARTS, RequestRecords
 from simlib.core.summary import pool_gpus
 from simlib.files import replacing, write_json
+from simlib.study.jobs import outputs
+from simlib.study.jobs.decision import Decision, read_decision
+from simlib.study.jobs.described import read_study
 from simlib.study.jobs.store import read_records, result_path
 from simlib.study.measurement.classes import ClassMeasurement, class_lines, measure_classes
 from simlib.study.measurement.measure import PointMeasurement, measure_point, reasons
@@ -55,30 +57,31 @@ def replicates_of(row: dict[str, Any], results: Path) -> int:
     """Return how many replicates of a row's point the tables use."""
     if row["precision_id"] is None:
         return int(row["replicates"])
-    return int(_decision(row, results)["replicates"])
+    return _decision(row, results).replicates
 
 
-def _decision(row: dict[str, Any], results: Path) -> dict[str, Any]:
-    path = results / "precision" / f"{row['precision_id']}.json"
-    decision: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return decision
+def _decision(row: dict[str, Any], results: Path) -> Decision:
+    return read_decision(results / "precision" / f"{row['precision_id']}.json")
 
 
 def _precision(row: dict[str, Any], results: Path) -> str:
     if row["precision_id"] is None:
         return ""
     decision = _decision(row, results)
-    wanted = f"{decision['metric']} within {decision['wanted_relative']:.1%}"
-    if decision["reached"]:
+    wanted = f"{decision.metric} within {decision.wanted_relative:.1%}"
+    if decision.reached:
         return f"reached: {wanted}"
-    width = decision["relative_half_width"]
-    got = f"{width:.1%}" if width is not None else decision["reason"] or "no interval"
-    return f"NOT reached: {wanted}, got {got} with {decision['replicates']} replicates"
+    width = decision.relative_half_width
+    got = f"{width:.1%}" if width is not None else decision.reason or "no interval"
+    return f"NOT reached: {wanted}, got {got} with {decision.replicates} replicates"
 
 
 def write_tables(study_path: Path, results: Path, output: Path) -> None:
-    """Write every table of a study from its points' records; remove those it no longer has."""
-    study = json.loads(study_path.read_text(encoding="utf-8"))
+    """Write every table of a study from its points' records; remove those it no longer has.
+
+    Only files that this function wrote into the folder, and that are unchanged, are removed.
+    """
+    study = read_study(study_path)
     names = {"requests.parquet"} if study["requests_table"] else set()
     with (
         requests_table(output / "requests.parquet", study["rows"]) if names else nullcontext()
@@ -87,10 +90,8 @@ def write_tables(study_path: Path, results: Path, output: Path) -> None:
     for name, lines in _tables(study, rows, results):
         _write_csv(output / name, lines)
         names.add(name)
-    for path in output.iterdir():
-        if path.suffix in (".csv", ".parquet") and path.name not in names:
-            path.unlink()
     write_json(output / "provenance.json", _provenance(study, rows))
+    outputs.record(output, "tables", [*names, "provenance.json"])
 
 
 def _tables(
