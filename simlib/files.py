@@ -155,6 +155,8 @@ def read_text(path: Path, name: str, most_bytes: int) -> str:
             allowed = f"a file of at most {most_bytes} bytes"
             raise InvalidParameterError(name, f"{status.st_size} bytes", allowed, str(path))
         return path.read_bytes().decode("utf-8-sig")
+    except InvalidParameterError:
+        raise
     except OSError as error:
         raise InvalidParameterError(
             name, str(path), f"a readable file ({error.strerror})"

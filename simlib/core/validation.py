@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from simlib.errors import InvalidParameterError
 
@@ -19,13 +19,23 @@ def _plain_number(value: Any) -> Any:
     return value
 
 
+def _not_huge(value: int) -> int:
+    """Refuse a count that sums of 64 bits could not hold."""
+    if value > MAX_COUNT:
+        raise ValueError(f"<= {MAX_COUNT}")
+    return value
+
+
+MAX_COUNT = 10**12
+"""Largest whole number of a setting, seeds aside."""
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_plain_number)]
 NonNegativeFloat = Annotated[
     float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_plain_number)
 ]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_plain_number)]
-PositiveInt = Annotated[int, Field(ge=1, le=10**12), BeforeValidator(_plain_number)]
-NonNegativeInt = Annotated[int, Field(ge=0, le=10**12), BeforeValidator(_plain_number)]
+_Count = Annotated[int, BeforeValidator(_plain_number), AfterValidator(_not_huge)]
+PositiveInt = Annotated[_Count, Field(ge=1)]
+NonNegativeInt = Annotated[_Count, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, le=2**128), BeforeValidator(_plain_number)]
 MAX_GPUS = 100_000
 GpuCount = Annotated[int, Field(ge=1, le=MAX_GPUS), BeforeValidator(_plain_number)]

@@ -37,6 +37,7 @@ class Progress(logging.Handler):
         self.finished: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.done = self.total = 0
+        self.interrupted = False
         self.started = self.written = self.clock()
         atexit.register(self.summarise)
 
@@ -51,6 +52,8 @@ class Progress(logging.Handler):
             self._finish(self.rules.get(event["job_id"], "other"))
         elif kind == "job_error":
             self._tell_failure(event)
+        elif str(record.msg).startswith(_INTERRUPTED):
+            self.interrupted = True
 
     def _plan(self, stats: Mapping[str, int]) -> None:
         """Say what there is to do, simulations rather than jobs."""
@@ -97,7 +100,7 @@ class Progress(logging.Handler):
     def summarise(self) -> None:
         """Say what ran, once, at the end."""
         atexit.unregister(self.summarise)
-        if not self.finished and not self.failed:
+        if not (self.finished or self.failed or self.interrupted):
             return
         text = f"ran {listed(self.finished) or 'nothing to its end'}"
         if self.failed:
@@ -105,8 +108,19 @@ class Progress(logging.Handler):
         if self.terminal:
             self._rewrite("")
         self._write(f"{text}; {duration(self.clock() - self.started)}")
+        if self.interrupted:
+            self._write("interrupted: what is finished is kept, and the same command goes on")
+
+    def worth_showing(self, record: logging.LogRecord) -> bool:
+        """Return whether Snakemake's own line says more than ours do."""
+        text = str(record.msg)
+        if self.interrupted and _TOLD_BY_INTERRUPTION.search(text):
+            return False
+        return _kind(record) not in _TOLD_BETTER and not _CHATTER.match(text)
 
     def _tell_failure(self, event: dict[str, Any]) -> None:
+        if self.interrupted:
+            return  # by whoever interrupted the run
         rule = event.get("rule_name") or "job"
         outputs = ", ".join(map(str, event.get("output") or ()))
         if rule in self.batches:
@@ -131,6 +145,10 @@ class Progress(logging.Handler):
 
 
 _TOLD_BETTER = ("run_info", "job_info", "job_finished", "job_error", "progress", "shellcmd")
+_INTERRUPTED = "Terminating processes on user request"
+_TOLD_BY_INTERRUPTION = re.compile(
+    r"At least one job did not complete|Cancelling snakemake on user|RuleException"
+)
 _CHATTER = re.compile(r"Select jobs to execute|Execute \d+ jobs|Assuming unrestricted|Using shell")
 
 
@@ -141,14 +159,11 @@ def show(logger: logging.Logger, batches: Mapping[str, int], *, dryrun: bool = F
     """
     if dryrun:
         return
+    progress = Progress(batches)
     for handler in logger.handlers:
         if handler.name == "DefaultStreamHandler":
-            handler.addFilter(_worth_showing)
-    logger.addHandler(Progress(batches))
-
-
-def _worth_showing(record: logging.LogRecord) -> bool:
-    return _kind(record) not in _TOLD_BETTER and not _CHATTER.match(str(record.msg))
+            handler.addFilter(progress.worth_showing)
+    logger.addHandler(progress)
 
 
 def _kind(record: logging.LogRecord) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import zipfile
 import zlib
@@ -23,6 +24,10 @@ from simlib.core.records import COLUMN_NAMES, RequestRecords
 from simlib.errors import InvalidParameterError
 from simlib.files import replacing
 from simlib.serving.timeline import Gaps, Jumps, Moves, RunTimeline, Table, TimedRecords
+
+MAX_RATIO = 50
+"""Most that an archive may unpack to, over its size; timelines reach 3."""
+MAX_MEMBERS = 100
 
 
 def result_path(results: Path, point_id: str, replicate: int) -> Path:
@@ -71,7 +76,10 @@ def read_records(
         If the file is missing, damaged, or belongs to another point, replicate or model version.
     """
     try:
+        if not path.is_file():
+            raise FileNotFoundError if not path.exists() else OSError("it is no file")
         with zipfile.ZipFile(path) as archive:
+            _check_sizes(archive, path.stat().st_size)
             records, meta = _content(archive)
     except FileNotFoundError:
         raise InvalidParameterError("result", str(path), "an existing file") from None
@@ -92,8 +100,8 @@ def read_records(
 
 
 _DAMAGE = (
-    OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError, SyntaxError, struct.error,
-    zipfile.BadZipFile, zlib.error,
+    OSError, MemoryError, ArithmeticError, RuntimeError, SyntaxError, AttributeError, EOFError,
+    LookupError, TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What reading a damaged archive may end with, by where it is damaged."""
 
@@ -101,15 +109,39 @@ _DAMAGE = (
 def _content(archive: zipfile.ZipFile) -> tuple[RequestRecords, dict[str, Any]]:
     """Return records and provenance; checksums are compared before anything is parsed."""
     rows, meta = _member(archive, "records"), _member(archive, "meta")
-    provenance: dict[str, Any] = json.loads(meta.item())
+    provenance: Any = json.loads(meta.item())
+    if not isinstance(provenance, dict):
+        raise ValueError("the provenance is no mapping")
     columns = {name: np.ascontiguousarray(rows[name]) for name in COLUMN_NAMES}
+    for name, column in columns.items():
+        if column.dtype.kind != ("f" if name.endswith("_s") else "i"):
+            raise ValueError(f"the column {name} holds no numbers of its kind")
     if provenance.get("timeline"):
         return TimedRecords(**columns, timeline=_timeline(archive)), provenance
     return RequestRecords(**columns), provenance
 
 
+def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse an archive that says it unpacks to far more than what simulations write does."""
+    members = archive.infolist()
+    unpacked = sum(member.file_size for member in members)
+    if len(members) > MAX_MEMBERS or unpacked > MAX_RATIO * size:
+        raise ValueError(f"{len(members)} members of {unpacked} bytes in a file of {size}")
+
+
 def _member(archive: zipfile.ZipFile, name: str) -> Any:
-    return np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+    """Return the array of a member; its header must agree with its size before it is believed."""
+    content = archive.read(f"{name}.npy")
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError(f"{name} has another format")
+    shape, fortran, kind = np.lib.format.read_array_header_1_0(file)
+    if fortran or kind.hasobject or len(shape) > 1:
+        raise ValueError(f"{name} is no column")
+    count = math.prod(shape)
+    if count * kind.itemsize != len(content) - file.tell():
+        raise ValueError(f"{name} is not as long as it says")
+    return np.frombuffer(content, kind, count, file.tell()).reshape(shape)
 
 
 _TABLES: dict[str, type[Table]] = {"jumps": Jumps, "moves": Moves, "gaps": Gaps}
