@@ -42,8 +42,9 @@ def doctor(
 ) -> None:
     """Check the results folder against the studies of CONFIG.
 
-    Every result is read whole: complete, missing, or corrupt (damaged, or of another point or
-    model version). Stale files are those that no study wants.
+    Every result, table and figure is read whole: complete, missing, or corrupt (damaged, altered,
+    or of another point, model version or version of the study). Stale files are those that the
+    workflow wrote and no study wants; files of others are neither listed nor removed.
 
     The exit code is 1 if something is missing or corrupt: the next run makes it (again).
     """

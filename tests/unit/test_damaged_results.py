@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from simlib.cli.run import cli
 from simlib.core.config import SimConfig
 from simlib.errors import InvalidParameterError
+from simlib.study.jobs import outputs
 from simlib.study.jobs.run_point import run_point
 from simlib.study.jobs.session import Plan
 from simlib.study.jobs.simulate import simulate
 from simlib.study.jobs.store import read_records, write_records
 from simlib.study.jobs.verify import LEDGER, Verifier, take_inventory
+from simlib.study.tables.write import write_tables
 
 STUDY = {
     "defaults": {"sim_seconds": 20, "warmup_seconds": 2},
@@ -65,16 +67,18 @@ def test_any_truncation_is_refused(result: Path, kept: float) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder in which every simulation has run, and no tables."""
+    """A folder in which every simulation has run, with tables; it has no figures to draw."""
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(STUDY), encoding="utf-8")
     plan = Plan.of(STUDY, str(tmp_path / "results"), str(tmp_path))
     plan.write()
     for path in map(Path, plan.results_of("rates")):
         run_point(path.parent / "point.json", int(path.stem[1:]), path)
-    for name in ("summary.csv", "provenance.json"):
-        table = tmp_path / "results/studies/rates/tables" / name
-        table.parent.mkdir(parents=True, exist_ok=True)
-        table.touch()
+    study = tmp_path / "results/studies/rates"
+    write_tables(study / "study.json", plan.results, study / "tables")
+    outputs.record(study / "figures", "figures", [])
+    described = (study / "study.json").read_bytes()
+    (study / ".tables-of").write_bytes(described)
+    (study / ".figures-of").write_bytes(described + (study / "tables/summary.csv").read_bytes())
     return tmp_path
 
 
@@ -91,7 +95,7 @@ def results(folder: Path) -> list[Path]:
 def test_doctor_finds_a_complete_folder_healthy(folder: Path) -> None:
     code, output = doctor(folder)
     assert code == 0
-    assert output.split("\n")[:4] == ["complete: 6", "missing: 0", "corrupt: 0", "stale: 0"]
+    assert output.split("\n")[:4] == ["complete: 7", "missing: 0", "corrupt: 0", "stale: 0"]
 
 
 def test_doctor_tells_missing_from_corrupt(folder: Path) -> None:
@@ -117,6 +121,12 @@ def test_doctor_prunes_only_what_no_study_wants(folder: Path) -> None:
         "points/.123.r0.npz",
         f"precision/{zeros}.json",
     )
+    foreign = ("notes.txt", "studies/gone/figures/mine.png", f"points/{zeros}/mine.npz")
+    for name in foreign:
+        path = folder / "results" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("keep", encoding="utf-8")
+    kept |= {Path("results") / name for name in foreign}
     for name in (*stale, f"points/{results(folder)[0].parent.name}/r7.npz"):
         path = folder / "results" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +139,7 @@ def test_doctor_prunes_only_what_no_study_wants(folder: Path) -> None:
     assert code == 0
     left = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     assert left - {Path(".snakemake/simlib.lock")} == kept
-    assert not (folder / "results/points" / ("0" * 16)).exists()
+    assert [path.name for path in (folder / "results/points" / zeros).iterdir()] == ["mine.npz"]
 
 
 def test_an_intact_file_is_read_once_and_again_when_it_changed(

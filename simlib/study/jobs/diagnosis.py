@@ -8,11 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simlib.errors import InvalidParameterError
+from simlib.files import LEFTOVER
+from simlib.study.jobs import outputs, up_to_date
 from simlib.study.jobs.verify import Inventory, Verifier, decision_path, take_inventory
 from simlib.study.plan.grid import ResolvedStudy
 
-_LEFTOVER = re.compile(r"\.\d+\..+")
-"""A file that a killed job was writing; see `simlib.files.replacing`."""
+_ID = r"[0-9a-f]{12,16}"
+_OURS = re.compile(
+    rf"points/{_ID}/(point\.json|r\d+\.(npz|staged))"
+    rf"|precision/{_ID}(\.request)?\.json"
+    r"|studies/\w+/(study\.json|\.tables-of|\.figures-of)"
+    rf"|(logs|benchmarks)/(points/{_ID}/r\d+|(tables|figures)/\w+|precision/{_ID})\.(log|tsv)"
+)
+"""What the workflow writes, and a study may no longer want; tables and figures have a manifest."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,7 @@ class Diagnosis:
 
     inventory: Inventory
     stale: tuple[Path, ...]
-    """Files that no study wants, and what killed jobs left half written."""
+    """Files of ours that no study wants, and what killed jobs left half written."""
 
     @property
     def healthy(self) -> bool:
@@ -39,10 +48,38 @@ def diagnose(studies: Sequence[ResolvedStudy], results: Path) -> Diagnosis:
     verifier = Verifier(results, trust_ledger=False)
     inventory = take_inventory(studies, verifier)
     for study in studies:
-        for name in ("summary.csv", "provenance.json"):
-            table = results / "studies" / study.name / "tables" / name
-            (inventory.intact if table.is_file() else inventory.missing).append(table)
+        _diagnose_outputs(results / "studies" / study.name, verifier, inventory)
     return Diagnosis(inventory, tuple(sorted(_stale(studies, results))))
+
+
+def _diagnose_outputs(study: Path, verifier: Verifier, inventory: Inventory) -> None:
+    """Add a study's tables and figures, and whether they were made from what is there."""
+    marks = {
+        "tables": (study / up_to_date.TABLES_OF, up_to_date.tables_sources(study)),
+        "figures": (study / up_to_date.FIGURES_OF, up_to_date.figures_sources(study)),
+    }
+    for writer, (mark, sources) in marks.items():
+        folder = study / writer
+        found = dict(outputs.problems(folder, writer, verifier.unchanged))
+        for path, what in found.items():
+            if what == "missing":
+                inventory.missing.append(path)
+            else:
+                inventory.corrupt[path] = what
+        inventory.intact += [path for path in _written(folder, writer) if path not in found]
+        if not mark.exists():
+            inventory.missing.append(mark)
+        elif not up_to_date.is_made_from(mark, sources):
+            inventory.corrupt[mark] = f"{writer} were made from another version of the study"
+
+
+def _written(folder: Path, writer: str) -> Iterator[Path]:
+    try:
+        yield from (
+            folder / name for name in outputs.read_manifest(outputs.manifest_path(folder, writer))
+        )
+    except InvalidParameterError:  # told by `problems`
+        return
 
 
 def _stale(studies: Sequence[ResolvedStudy], results: Path) -> Iterator[Path]:
@@ -56,11 +93,12 @@ def _stale(studies: Sequence[ResolvedStudy], results: Path) -> Iterator[Path]:
     decisions = {decision_path(results, r).stem for r in rows if r.precision is not None}
 
     def unwanted(path: Path) -> bool:
-        kind, *rest = path.relative_to(results).parts
-        if kind in ("logs", "benchmarks") and rest:
-            kind, *rest = rest
-        if not rest:
+        relative = path.relative_to(results)
+        if not _OURS.fullmatch(relative.as_posix()):
             return False
+        kind, *rest = relative.parts
+        if kind in ("logs", "benchmarks"):
+            kind, *rest = rest
         first = rest[0]
         if kind == "points":
             if first not in points:
@@ -72,17 +110,35 @@ def _stale(studies: Sequence[ResolvedStudy], results: Path) -> Iterator[Path]:
             )
         if kind == "precision":
             return first.split(".")[0] not in decisions
-        if kind in ("studies", "tables", "figures"):
-            return first.split(".")[0] not in names
-        return False
+        return first.split(".")[0] not in names  # studies, and logs of tables and figures
 
     for path in _files(results):
-        if _LEFTOVER.fullmatch(path.name) or unwanted(path):
+        if LEFTOVER.fullmatch(path.name) or unwanted(path):
             yield path
+    for study in (results / "studies").glob("*"):
+        if study.name not in names:
+            for writer in ("tables", "figures"):
+                yield from _stale_outputs(study / writer, writer)
+
+
+def _stale_outputs(folder: Path, writer: str) -> Iterator[Path]:
+    """Yield what a study that is gone wrote, and nobody has changed."""
+    if folder.is_symlink():
+        return
+    manifest = outputs.manifest_path(folder, writer)
+    try:
+        files = outputs.read_manifest(manifest)
+    except InvalidParameterError:
+        return
+    for name, digest in files.items():
+        path = folder / name
+        if path.is_file() and not path.is_symlink() and outputs.sha256(path) == digest:
+            yield path
+    yield manifest
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def prune(results: Path, stale: Iterable[Path]) -> None:
