@@ -8,7 +8,7 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +32,7 @@ _ABANDONED_S = 3600.0
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and rename it to `path` if all went well.
 
-    While it is written it is locked, so that `sweep` can tell it from what a killed writer left.
+    While it is written it is locked, so that `tidy` can tell it from what a killed writer left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the ending is kept: some writers choose the format by it
@@ -42,24 +42,43 @@ def replacing(path: Path) -> Iterator[Path]:
             _locked(file)
             yield temporary
             os.fsync(file.fileno())
+        make_way(path, path.parent)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left in a folder."""
+def tidy(folder: Path, names: Container[str], root: Path) -> None:
+    """Make a folder fit for writing files of these names: `make_way`, and without leftovers.
+
+    Leftovers are what killed writers left half-written.
+    """
     try:
-        names = [entry.name for entry in os.scandir(folder) if LEFTOVER.fullmatch(entry.name)]
-    except OSError:
+        with os.scandir(folder) as entries:
+            odd = [
+                (entry.name, LEFTOVER.fullmatch(entry.name) is not None)
+                for entry in entries
+                if entry.name[0] == "." or not entry.is_file()
+            ]
+    except FileNotFoundError:
         return
-    for name in names:
+    except OSError:  # a file stands in place of the folder, or of one above it
+        make_way(folder / "any", root)
+        return
+    for name, leftover in odd:
         path = folder / name
-        try:
-            if stat.S_ISREG(path.lstat().st_mode) and _abandoned(path):
-                path.unlink()
-        except OSError:  # its writer just ended, or it is not ours to remove
-            continue
+        if leftover:
+            _remove_abandoned(path)
+        elif name in names:
+            make_way(path, root)
+
+
+def _remove_abandoned(path: Path) -> None:
+    try:
+        if stat.S_ISREG(path.lstat().st_mode) and _abandoned(path):
+            path.unlink()
+    except OSError:  # its writer just ended, or it is not ours to remove
+        return
 
 
 def _locked(file: IO[bytes]) -> bool | None:

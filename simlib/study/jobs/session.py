@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simlib.errors import InvalidParameterError
-from simlib.files import make_way, read_json, sweep, write_json
+from simlib.files import read_json, tidy, write_json
 from simlib.study.jobs import batches, lock, outputs, up_to_date
 from simlib.study.jobs.outputs import manifest_path
 from simlib.study.jobs.store import result_path
@@ -54,12 +54,11 @@ def start(config: Mapping[str, Any], results: str, source: str, *, main: bool) -
 
 def _clear(plan: Plan) -> None:
     """Make room for the files of a run, and remove what killed writers left."""
-    folders = set()
-    for path in plan.own_files():
-        make_way(path, plan.results.parent)
-        folders.add(path.parent)
-    for folder in folders:
-        sweep(folder)
+    folders: dict[str, set[str]] = {}
+    for folder, name in plan.own_files():
+        folders.setdefault(folder, set()).add(name)
+    for folder, names in folders.items():
+        tidy(Path(folder), names, plan.results.parent)
 
 
 def _adopt(results: Path) -> None:

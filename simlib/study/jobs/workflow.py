@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -141,10 +141,7 @@ class Plan:
     def drawn(self, study: str) -> list[str]:
         """Return the figures of a study that there are, as SVG."""
         folder = self.results / "studies" / study / "figures"
-        try:
-            names = read_manifest(manifest_path(folder, "figures"))
-        except InvalidParameterError:
-            return []
+        names = _names(manifest_path(folder, "figures"))
         return [str(folder / name) for name in names if name.endswith(".svg")]
 
     def shared_results(self, request: str) -> list[str]:
@@ -175,38 +172,50 @@ class Plan:
                 wanted[row.point_id] = max(row.replicates, wanted.get(row.point_id, 0))
         return wanted
 
-    def own_files(self) -> Iterator[Path]:
-        """Yield the files that a run writes or reads, logs included."""
+    def own_files(self) -> Iterator[tuple[str, str]]:
+        """Yield folder and name of each file that a run writes or reads, logs included."""
+        top = str(self.results)
         for name in (SNAPSHOT, BATCHES, LEDGER):
-            yield self.results / name
+            yield top, name
         for study in self.studies.values():
-            folder = self.results / "studies" / study.name
+            folder = f"{top}/studies/{study.name}"
             for name in ("study.json", TABLES_OF, FIGURES_OF):
-                yield folder / name
-            for name in ("summary.csv", "provenance.json", ".tables.manifest.json"):
-                yield folder / "tables" / name
-            yield folder / "figures" / ".figures.manifest.json"
-            for kind in ("tables", "figures"):
-                yield from self._notes(kind, study.name)
+                yield folder, name
+            for writer in ("tables", "figures"):
+                manifest = manifest_path(Path(folder) / writer, writer)
+                yield str(manifest.parent), manifest.name
+                yield from self._notes(writer, study.name)
+                for name in _names(manifest):
+                    yield str(manifest.parent), name
+            for name in ("summary.csv", "provenance.json"):
+                yield f"{folder}/tables", name
             for row in study.rows:
                 yield from self._files_of(row)
 
-    def _files_of(self, row: Row) -> Iterator[Path]:
-        yield self.results / "points" / row.point_id / "point.json"
+    def _files_of(self, row: Row) -> Iterator[tuple[str, str]]:
+        folder = f"{self.results}/points/{row.point_id}"
+        yield folder, "point.json"
         for replicate in range(row.replicates):
-            path = result_path(self.results, row.point_id, replicate)
-            yield path
-            yield path.with_suffix(".staged")
+            yield folder, f"r{replicate}.npz"
+            yield folder, f"r{replicate}.staged"
         if row.precision is not None:
             name = row.precision_id()
-            yield self.results / "precision" / f"{name}.json"
-            yield self.results / "precision" / f"{name}.request.json"
+            yield f"{self.results}/precision", f"{name}.json"
+            yield f"{self.results}/precision", f"{name}.request.json"
             yield from self._notes("precision", name)
         for table in self._table_requests(row.point_id):
-            yield self.results / "latency" / table
-            yield (self.results / "latency" / table).with_suffix(".request.json")
-            yield from self._notes("latency", table.removesuffix(".json"))
+            name = table.removesuffix(".json")
+            yield f"{self.results}/latency", f"{name}.json"
+            yield f"{self.results}/latency", f"{name}.request.json"
+            yield from self._notes("latency", name)
 
-    def _notes(self, kind: str, name: str) -> Iterator[Path]:
-        yield self.results / "logs" / kind / f"{name}.log"
-        yield self.results / "benchmarks" / kind / f"{name}.tsv"
+    def _notes(self, kind: str, name: str) -> Iterator[tuple[str, str]]:
+        yield f"{self.results}/logs/{kind}", f"{name}.log"
+        yield f"{self.results}/benchmarks/{kind}", f"{name}.tsv"
+
+
+def _names(manifest: Path) -> Iterable[str]:
+    try:
+        return read_manifest(manifest)
+    except InvalidParameterError:
+        return ()
