@@ -46,6 +46,7 @@ try:
         results="results",
         source=workflow.basedir,
         main=workflow.is_main_process,
+        dryrun=workflow.is_main_process and workflow.output_settings.dryrun,
     )
 except (InvalidParameterError, FolderInUseError, OSError) as error:
     sys.exit(f"error: {error}")

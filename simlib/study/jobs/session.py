@@ -17,7 +17,9 @@ from simlib.study.jobs.verify import Inventory, Verifier, take_inventory
 from simlib.study.jobs.workflow import SNAPSHOT, Plan
 
 
-def start(config: Mapping[str, Any], results: str, source: str, *, main: bool) -> Plan:
+def start(
+    config: Mapping[str, Any], results: str, source: str, *, main: bool, dryrun: bool = False
+) -> Plan:
     """Return the plan of a run; in its main process, also prepare the results folder.
 
     Damaged results are removed, so that Snakemake makes them again, and what a killed batch had
@@ -45,7 +47,7 @@ def start(config: Mapping[str, Any], results: str, source: str, *, main: bool) -
     verifier = Verifier(plan.results)
     inventory = _drop_damaged(plan, verifier)
     for study in plan.studies:
-        _settle(folder / "studies" / study, verifier)
+        _settle(folder / "studies" / study, verifier, dryrun=dryrun)
     verifier.save()
     plan = replace(plan, batches=tuple(_compose(plan, inventory)))
     batches.write_batches(folder, plan.batches)
@@ -69,7 +71,7 @@ def _adopt(results: Path) -> None:
         (results / batches.BATCHES).unlink()
 
 
-def _settle(study: Path, verifier: Verifier) -> None:
+def _settle(study: Path, verifier: Verifier, *, dryrun: bool) -> None:
     """Have tables and figures made again of which one is missing or altered."""
     altered = set()
     for writer in ("tables", "figures"):
@@ -79,7 +81,7 @@ def _settle(study: Path, verifier: Verifier) -> None:
         if manifest_path(study / writer, writer).exists():
             for path, what in found:
                 print(f"{writer} are made again: {path} is {what}", file=sys.stderr)
-    up_to_date.settle(study, altered=altered)
+    up_to_date.settle(study, altered=altered, dryrun=dryrun)
 
 
 def _tell_removed(path: Path, reason: str) -> None:

@@ -26,25 +26,36 @@ def figures_sources(study: Path) -> list[Path]:
     return [study / "study.json", study / "tables" / "summary.csv"]
 
 
-def settle(study: Path, *, altered: Container[str] = ()) -> None:
+def settle(study: Path, *, altered: Container[str] = (), dryrun: bool = False) -> None:
     """Put the times of a study's folder in the order that their contents ask for.
 
-    `altered` says which of ``tables`` and ``figures`` are not what was written: they are made
-    again.
+    Of what is to be made again, a file by which Snakemake knows it is removed: where contents are
+    what they were, newer times do not convince it. A dry run removes nothing.
+
+    Parameters
+    ----------
+    study : Path
+        The folder.
+    altered : container of str
+        Which of ``tables`` and ``figures`` are not what was written.
+    dryrun : bool
+        Only show what a run would do.
     """
     described, summary = figures_sources(study)
     provenance, drawn = study / "tables" / "provenance.json", study / FIGURES_OF
     _back_from_the_future([described, summary, provenance, drawn])
     if is_made_from(drawn, figures_sources(study)) and "figures" not in altered:
         _no_newer([described, summary], [drawn])
-    else:
-        drawn.unlink(missing_ok=True)  # Snakemake knows the figures by it
-    if not (summary.exists() and provenance.exists()):
-        return
+    elif not dryrun:
+        drawn.unlink(missing_ok=True)
     if is_made_from(study / TABLES_OF, tables_sources(study)) and "tables" not in altered:
-        _no_newer([described], [summary, provenance])
-    else:
+        if summary.exists() and provenance.exists():
+            _no_newer([described], [summary, provenance])
+        return
+    if summary.exists() and provenance.exists():
         _newer(described, [summary, provenance])
+    if not dryrun:
+        summary.unlink(missing_ok=True)
 
 
 def is_made_from(mark: Path, sources: Sequence[Path]) -> bool:
