@@ -16,9 +16,6 @@ from simlib.study.jobs.session import start
 min_version("9.0")
 
 
-# jobs, here and on other machines, import simlib and nothing of the folder they work in
-os.environ["PYTHONSAFEPATH"] = "1"
-
 if workflow.is_main_process:
     # before Snakemake reads it, which runs what a YAML file asks for (YTE)
     try:
@@ -82,7 +79,10 @@ drawn = [
     in_report(
         figure,
         category=study,
-        labels={"kind": "figure", "name": os.path.splitext(os.path.basename(figure))[0]},
+        labels={
+            "kind": "figure",
+            "name": os.path.splitext(os.path.basename(figure))[0],
+        },
         caption="workflow/report/figure.rst",
     )
     for study in plan.studies

@@ -5,15 +5,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from tests.fuzz.configurations import METACHARACTERS
+from simlib.errors import InvalidParameterError
+from simlib.study.plan.names import not_a_column
+from tests.fuzz.configurations import METACHARACTERS, as_text
+from tests.fuzz.judge import assert_clear
 from tests.workflow.conftest import RESULTS, Workspace
 
 pytestmark = pytest.mark.workflow
@@ -288,3 +293,50 @@ def test_yte_and_double_keys_are_refused_before_snakemake_reads_them(workspace: 
         assert message in done.stderr
         assert not (workspace.folder / "PWNED").exists()
         assert not (workspace.folder / "results").exists()
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_snakemake_ends_hostile_configurations_in_one_message(tmp_path: Path, number: int) -> None:
+    workspace = Workspace(tmp_path)
+    content = as_text(random.Random(f"snakemake/{number}"))
+    (tmp_path / "config.yaml").write_bytes(content)
+    done = subprocess.run(
+        workspace.command("-n"), cwd=tmp_path, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    if done.returncode:
+        assert "error: " in done.stderr
+        assert_clear(done.stderr)
+
+
+def test_every_column_of_a_table_is_known_as_one(tmp_path: Path) -> None:
+    """A zip of that name would overwrite it, or be overwritten."""
+    workspace = Workspace(tmp_path)
+    workspace.config["defaults"] |= {
+        "serving": "batching",
+        "timeline": True,
+        "request_classes": {"fast": {"ttft_slo_s": 1.0}, "slow": {}},
+    }
+    workspace.study["sweep"]["grid"] = {
+        "mode": ["mono", "disagg"],
+        "arrival.rate_per_s": [1, 2],
+        "batching_disagg.prefill.replicas": [1, 2],
+    }
+    workspace.study["crossover"] = {
+        "x": "arrival.rate_per_s",
+        "y": "batching_disagg.prefill.replicas",
+    }
+    workspace.run("results/studies/rates/tables/summary.csv")
+    factors = set(workspace.study["sweep"]["grid"])
+    tables = sorted((tmp_path / "results/studies/rates/tables").glob("*.*"))
+    assert len(tables) >= 7
+    for table in tables:
+        columns: list[str] = []
+        if table.suffix == ".csv":
+            columns = list(pd.read_csv(table, nrows=1).columns)
+        elif table.suffix == ".parquet":
+            columns = list(pd.read_parquet(table).columns)
+        for column in set(columns) - factors:
+            with pytest.raises(InvalidParameterError, match="tables have a column of this one"):
+                not_a_column(column)

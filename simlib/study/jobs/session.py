@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -32,6 +33,8 @@ def start(
     FolderInUseError
         If another run works in this folder.
     """
+    # jobs, here and on other machines, import simlib and nothing of the folder they work in
+    os.environ["PYTHONSAFEPATH"] = "1"
     folder = Path(results)
     snapshot = folder / SNAPSHOT
     if not main:
