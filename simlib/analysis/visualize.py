@@ -151,7 +151,7 @@ def plot_ttft_comparison(
         labelcolor=_INK,
     )
     if title:
-        figure.suptitle(title, fontsize=12, color=_INK)
+        figure.suptitle(title, fontsize=12, color=_INK, parse_math=False)
     if path is not None:
         save(figure, path)
     return figure

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import tracemalloc
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +16,13 @@ import yaml
 from simlib.core.config import load_config
 from simlib.core.reading import MAX_BYTES, MAX_VALUES, read_yaml
 from simlib.errors import InvalidParameterError
+from simlib.files import make_way
+from simlib.study.jobs import outputs
+from simlib.study.jobs.batches import BATCHES, read_batches
+from simlib.study.jobs.decision import Decision, read_decision, write_decision
+from simlib.study.jobs.described import read_point, read_request, read_study
+from simlib.study.jobs.run_point import run_point
+from simlib.study.jobs.store import read_records
 from simlib.study.jobs.workflow import Plan
 from simlib.study.plan.grid import resolve
 from simlib.workload.lengths import read_lengths
@@ -242,3 +252,133 @@ def test_files_of_lengths_are_checked_with_the_rest(tmp_path: Path) -> None:
     path.write_text("9" * 5000 + "\n", encoding="utf-8")
     with pytest.raises(InvalidParameterError, match="length must be a whole number"):
         resolve(data)
+
+
+def test_descriptions_hold_paths_as_they_were_written(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "trace.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2023-11-16 18:17:03.0,100,10\n2023-11-16 18:18:03.0,200,20\n",
+        encoding="utf-8",
+    )
+    data = {
+        "defaults": {
+            "sim_seconds": 50,
+            "warmup_seconds": 0,
+            "arrival": {"kind": "trace", "path": "trace.csv"},
+        },
+        "studies": {"s": {}},
+    }
+    plan = Plan.of(data, str(tmp_path / "results"), str(source))
+    plan.write()
+    row = plan.studies["s"].rows[0]
+    folder = tmp_path / "results/points" / row.point_id
+    study = (tmp_path / "results/studies/s/study.json").read_text(encoding="utf-8")
+    assert '"path": "trace.csv"' in study
+    assert str(source) not in study
+    run_point(folder / "point.json", 0, folder / "r0.npz")
+    records, provenance = read_records(folder / "r0.npz")
+    assert len(records) == 1
+    assert provenance["config"]["arrival"]["path"] == "trace.csv"
+
+
+def test_a_zip_bomb_among_results_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "r0.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("records.npy", b"\0" * 200_000_000)
+    tracemalloc.start()
+    with pytest.raises(InvalidParameterError, match="intact result file"):
+        read_records(path)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r0.npz"
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }"
+    magic = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("records.npy", magic + header)
+    with pytest.raises(InvalidParameterError, match="not as long as it says"):
+        read_records(path)
+
+
+def test_batches_that_lead_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    for simulations in ([["../../x", 0]], [["a" * 16, -1]], [["a" * 16, 10**9]], "x", [3], [[]]):
+        text = json.dumps({"0123456789ab": simulations})
+        (tmp_path / BATCHES).write_text(text, encoding="utf-8")
+        with pytest.raises(InvalidParameterError, match="as a run wrote it"):
+            read_batches(tmp_path)
+
+
+DECISION = {
+    "point_id": "a" * 16,
+    "replicates": 3,
+    "reached": True,
+    "metric": "mean_ttft_s",
+    "wanted_relative": 0.1,
+    "relative_half_width": 0.05,
+    "reason": "",
+}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"replicates": 4}, {"replicates": -1}, {"replicates": 10**9}, {"reached": "x"}, {"more": 1}],
+)
+def test_an_edited_decision_is_refused(tmp_path: Path, edit: dict[str, object]) -> None:
+    path = tmp_path / "decision.json"
+    write_decision(path, Decision.from_dict(DECISION))
+    assert read_decision(path).replicates == 3
+    content = json.loads(path.read_text(encoding="utf-8")) | edit
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InvalidParameterError, match="checksum"):
+        read_decision(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", b"[]", b"{}", b"{", b"[" * 100_000, b'{"a": 1, "a": 2}', b'{"point_id": "../x"}'],
+)
+@pytest.mark.parametrize("read", [read_point, read_request, read_study, read_decision])
+def test_what_jobs_read_is_refused_in_one_line_if_wrong(
+    tmp_path: Path, read: object, content: bytes
+) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(InvalidParameterError) as caught:
+        read(path)  # type: ignore[operator]
+    assert_clear(str(caught.value))
+
+
+def test_only_own_and_unchanged_files_are_removed(tmp_path: Path) -> None:
+    for name in ("old.csv", "edited.csv", "now.csv", "foreign.csv"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    outputs.record(tmp_path, "tables", ["old.csv", "edited.csv", "now.csv"])
+    (tmp_path / "edited.csv").write_text("mine", encoding="utf-8")
+    outputs.record(tmp_path, "tables", ["now.csv"])
+    left = {path.name for path in tmp_path.glob("*.csv")}
+    assert left == {"edited.csv", "now.csv", "foreign.csv"}
+
+
+def test_a_manifest_leads_to_no_file_outside_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "tables"
+    victim = tmp_path / "victim.csv"
+    victim.write_text("keep", encoding="utf-8")
+    folder.mkdir()
+    manifest = {"../victim.csv": outputs.sha256(victim)}
+    outputs.manifest_path(folder, "tables").write_text(json.dumps(manifest), encoding="utf-8")
+    outputs.record(folder, "tables", [])
+    assert victim.read_text(encoding="utf-8") == "keep"
+
+
+def test_what_stands_in_the_way_is_moved_aside_and_not_deleted(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    (results / "points/a/r0.npz").mkdir(parents=True)
+    (results / "points/a/r0.npz/mine").write_text("keep", encoding="utf-8")
+    make_way(results / "points/a/r0.npz", tmp_path)
+    assert (results / "points/a/r0.npz.aside-1/mine").read_text(encoding="utf-8") == "keep"
+    (results / "logs").write_text("keep", encoding="utf-8")
+    make_way(results / "logs/tables/s.log", tmp_path)
+    assert (results / "logs.aside-1").read_text(encoding="utf-8") == "keep"

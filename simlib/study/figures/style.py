@@ -33,7 +33,6 @@ STYLE: Any = {  # its keys are matplotlib's own literal type
     "lines.markersize": 5.0,
     "hatch.linewidth": 0.6,
     "figure.facecolor": "white",
-    "text.parse_math": False,  # a $ in a title is a $
     "svg.hashsalt": "simlib",
     "svg.fonttype": "path",
     "path.simplify": True,

@@ -16,6 +16,7 @@ from simlib.study.figures.difference import difference_figures
 from simlib.study.figures.ecdf import ecdf_figures
 from simlib.study.figures.parts import parts_figures
 from simlib.study.figures.percentiles import percentile_figures
+from simlib.study.figures.plain_text import draw_text_as_it_is
 from simlib.study.figures.slo import slo_figures
 from simlib.study.figures.style import STYLE
 from simlib.study.figures.timeline import timeline_figures
@@ -66,6 +67,7 @@ def write_figures(study_path: Path, tables: Path, output: Path) -> list[Path]:
 
 
 def _save(figure: Figure, folder: Path, stem: str) -> list[str]:
+    draw_text_as_it_is(figure)
     # neither date nor version: the same tables give the same bytes
     with replacing(folder / f"{stem}.png") as temporary:
         figure.savefig(temporary, dpi=PNG_DPI, metadata={"Software": None})
