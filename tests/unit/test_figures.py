@@ -21,6 +21,7 @@ from simlib.study.figures.difference import difference_figures
 from simlib.study.figures.style import STYLE, WARNING, level_text, series_styles
 from simlib.study.figures.ttft import ttft_figures
 from simlib.study.figures.write import KINDS
+from simlib.study.jobs import outputs
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 ALWAYS = {"ttft_parts", "utilization", "ttft_percentiles"}
@@ -200,6 +201,11 @@ def hollow(ax):
     return [mark for mark in marks(ax) if to_hex(mark.get_markerfacecolor()) == "#ffffff"]
 
 
+def shown(folder):
+    """Return the files of a folder, but for the note of what was written."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def test_every_figure_of_a_comparison_is_written_as_png_and_svg(tmp_path):
     study = Tables(
         tmp_path,
@@ -213,7 +219,7 @@ def test_every_figure_of_a_comparison_is_written_as_png_and_svg(tmp_path):
     assert stems(written) == ALWAYS | {
         "ttft_vs_arrival_rate_per_s", "ttft_ecdf", "difference", "attribution", "crossover_map",
     }  # fmt: skip
-    assert sorted(written) == sorted(study.output.iterdir())
+    assert sorted(written) == shown(study.output)
     assert {path.suffix for path in written} == {".png", ".svg"}
     for path in written:
         if path.suffix == ".png":
@@ -225,10 +231,13 @@ def test_equal_tables_give_equal_bytes_and_leave_no_other_folder(tmp_path):
     modes = {"mode": ["mono", "disagg"]}
     study = Tables(tmp_path, modes, compare=MODES, requests=True)
     before = {path: path.read_bytes() for path in study.write()}
-    (study.output / "stale.svg").write_text("from an earlier study")
+    stale, foreign = study.output / "stale.svg", study.output / "mine.svg"
+    stale.write_text("from an earlier study")
+    foreign.write_text("of the user")
+    outputs.record(study.output, "figures", [*(path.name for path in before), stale.name])
     after = {path: path.read_bytes() for path in study.write()}
     assert before == after
-    assert set(study.output.iterdir()) == set(after)  # the stale figure is gone
+    assert set(shown(study.output)) == {*after, foreign}  # the stale figure is gone
     assert sorted(p.name for p in tmp_path.iterdir()) == ["figures", "study.json", "tables"]
 
 
@@ -238,7 +247,7 @@ def test_a_failed_drawing_leaves_the_old_figures(tmp_path):
     (study.tables / "requests.parquet").write_bytes(b"damaged")
     with pytest.raises(pa.ArrowInvalid):
         study.write()
-    assert {path: path.read_bytes() for path in study.output.iterdir()} == before
+    assert {path: path.read_bytes() for path in shown(study.output)} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["figures", "study.json", "tables"]
 
 

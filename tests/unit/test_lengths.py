@@ -164,5 +164,5 @@ def test_a_first_line_that_is_a_bad_number_is_no_header(tmp_path, line):
 
 
 def test_a_missing_file_of_lengths_is_named(tmp_path):
-    with pytest.raises(InvalidParameterError, match=r"path must be a readable text file .*none"):
+    with pytest.raises(InvalidParameterError, match=r"path must be a readable file .*none"):
         read_lengths(tmp_path / "none.txt")
