@@ -132,7 +132,7 @@ read_only_source() { # a source tree that the user may read only
 }
 
 copy_read_only() { # a copy, so that nothing that is done beneath $work ever reaches the source itself
-    cp -r "$repo"/{Snakefile,environment.yml,profiles,workflow,simlib,data} "$work/source"
+    cp -r "$repo"/{Snakefile,profiles,workflow,simlib,data} "$work/source"
     mount --bind "$work/source" "$work/source" 2>/dev/null && mount -o remount,bind,ro "$work/source"
 }
 

@@ -26,6 +26,8 @@ def test_conda_environment_has_the_requirements_of_the_package() -> None:
     wanted = {normal(r) for r in project["dependencies"]} | {f"python{project['requires-python']}"}
     found = {normal(r) for r in conda if isinstance(r, str) and r != "pip"}
     assert found == wanted
+    jobs = yaml.safe_load((REPO / "workflow/envs/simlib.yaml").read_text(encoding="utf-8"))
+    assert {normal(requirement) for requirement in jobs["dependencies"]} == wanted
 
 
 def test_version_is_the_same_everywhere() -> None:

@@ -13,14 +13,15 @@ rule figures:
     benchmark:
         "results/benchmarks/figures/{study}.tsv"
     conda:
-        "../../environment.yml"
+        "../envs/simlib.yaml"
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        study=f"{results}/studies/{{study}}",
     message:
         "figures of study {wildcards.study}"
     shell:
         "python -m simlib.cli.run study figures {input.study:q}"
-        " --tables results/studies/{wildcards.study:q}/tables"
-        " --output results/studies/{wildcards.study:q}/figures > {log:q} 2>&1;"
+        " --tables {params.study:q}/tables --output {params.study:q}/figures > {log:q} 2>&1;"
         " cat {input:q} > {output:q}"

@@ -13,17 +13,19 @@ rule simulate:
     benchmark:
         "results/benchmarks/points/{point_id}/r{replicate}.tsv"
     conda:
-        "../../environment.yml"
+        "../envs/simlib.yaml"
     # from the point's size; a retry may have twice the memory and time, then four times
     resources:
         mem_mb=lambda wildcards, attempt: plan.memory_mb(wildcards.point_id)
         * 2 ** (attempt - 1),
         runtime=lambda wildcards, attempt: plan.minutes(wildcards.point_id)
         * 2 ** (attempt - 1),
+    params:
+        point=f"{results}/points/{{point_id}}/point.json",
     message:
         "simulating point {wildcards.point_id}, replicate {wildcards.replicate}"
     shell:
-        "python -m simlib.study.jobs.run_point results/points/{wildcards.point_id:q}/point.json"
+        "python -m simlib.study.jobs.run_point {params.point:q}"
         " {wildcards.replicate:q} {output:q} > {log:q} 2>&1"
 
 
@@ -37,13 +39,13 @@ for batch in plan.batches:
         input:
             ancient(plan.latency_tables(*batch.points)),
         output:
-            batch.files(plan.results),
+            batch.files(plan.named),
         log:
             f"results/logs/batches/{batch.name}.log",
         benchmark:
             f"results/benchmarks/batches/{batch.name}.tsv"
         conda:
-            "../../environment.yml"
+            "../envs/simlib.yaml"
         resources:
             mem_mb=lambda wildcards, attempt, batch=batch: plan.memory_mb(
                 *batch.points
@@ -54,11 +56,12 @@ for batch in plan.batches:
             )
             * 2 ** (attempt - 1),
         params:
+            results=results,
             name=batch.name,
         message:
             f"{len(batch.simulations)} simulations in one job"
         shell:
-            "python -m simlib.study.jobs.run_batch results {params.name:q} > {log:q} 2>&1"
+            "python -m simlib.study.jobs.run_batch {params.results:q} {params.name:q} > {log:q} 2>&1"
 
 
 rule replicate_until_precise:
@@ -72,15 +75,17 @@ rule replicate_until_precise:
     benchmark:
         "results/benchmarks/precision/{request}.tsv"
     conda:
-        "../../environment.yml"
+        "../envs/simlib.yaml"
     resources:
         mem_mb=1000,
         runtime=60,
+    params:
+        results=results,
     message:
         "adding replicates until precise: {wildcards.request}"
     shell:
         "python -m simlib.cli.run study replicate {input.request:q}"
-        " --results results --output {output:q} > {log:q} 2>&1"
+        " --results {params.results:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule latency_table:
@@ -92,7 +97,7 @@ rule latency_table:
     log:
         "results/logs/latency/{table}.log",
     conda:
-        "../../environment.yml"
+        "../envs/simlib.yaml"
     resources:
         mem_mb=2000,
         runtime=30,

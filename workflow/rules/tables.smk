@@ -20,15 +20,18 @@ rule tables:
     benchmark:
         "results/benchmarks/tables/{study}.tsv"
     conda:
-        "../../environment.yml"
+        "../envs/simlib.yaml"
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        results=results,
+        study=f"{results}/studies/{{study}}",
     message:
         "tables of study {wildcards.study}"
     shell:
-        "rm -f results/studies/{wildcards.study:q}/.tables-of;"
+        "rm -f {params.study:q}/.tables-of;"
         " python -m simlib.cli.run study tables {input.study:q}"
-        " --results results --output results/studies/{wildcards.study:q}/tables"
-        " > {log:q} 2>&1 || {{ rm -f results/.verified.json; exit 1; }};"
-        " cat {input.study:q} > results/studies/{wildcards.study:q}/.tables-of"
+        " --results {params.results:q} --output {params.study:q}/tables"
+        " > {log:q} 2>&1 || {{ rm -f {params.results:q}/.verified.json; exit 1; }};"
+        " cat {input.study:q} > {params.study:q}/.tables-of"

@@ -59,7 +59,7 @@ class Progress(logging.Handler):
         """Say what there is to do, simulations rather than jobs."""
         todo: Counter[str] = Counter()
         for rule, jobs in stats.items():
-            if rule not in ("total", "all", "simulations"):
+            if rule != "total" and not _is_target(rule):
                 todo[self._called(rule)] += jobs * self.batches.get(rule, 1)
         self.total = sum(todo.values())
         self.started = self.clock()  # the plan is made: from here on jobs take the time
@@ -72,7 +72,7 @@ class Progress(logging.Handler):
         return "simulate" if rule in self.batches else rule
 
     def _finish(self, rule: str) -> None:
-        if rule in ("all", "simulations"):
+        if _is_target(rule):
             return
         weight = self.batches.get(rule, 1)
         self.finished[self._called(rule)] += weight
@@ -164,6 +164,11 @@ def show(logger: logging.Logger, batches: Mapping[str, int], *, dryrun: bool = F
         if handler.name == "DefaultStreamHandler":
             handler.addFilter(progress.worth_showing)
     logger.addHandler(progress)
+
+
+def _is_target(rule: str) -> bool:
+    """Return whether a rule only gathers what others make."""
+    return rule in ("all", "simulations") or "/" in rule
 
 
 def _kind(record: logging.LogRecord) -> str:

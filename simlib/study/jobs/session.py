@@ -19,7 +19,13 @@ from simlib.study.jobs.workflow import SNAPSHOT, Plan
 
 
 def start(
-    config: Mapping[str, Any], results: str, source: str, *, main: bool, dryrun: bool = False
+    config: Mapping[str, Any],
+    results: str,
+    source: str,
+    named: str | None = None,
+    *,
+    main: bool,
+    dryrun: bool = False,
 ) -> Plan:
     """Return the plan of a run; in its main process, also prepare the results folder.
 
@@ -39,9 +45,9 @@ def start(
     snapshot = folder / SNAPSHOT
     if not main:
         # a job on another machine: config.yaml may have been edited since the run started
-        plan = Plan.of(read_json(snapshot, "the run's configuration"), results, source)
+        plan = Plan.of(read_json(snapshot, "the run's configuration"), results, source, named)
         return replace(plan, batches=tuple(batches.read_batches(folder)))
-    plan = Plan.of(config, results, source)
+    plan = Plan.of(config, results, source, named)
     lock.hold(Path())
     _clear(plan)
     plan.write()

@@ -42,12 +42,17 @@ class Plan:
 
     studies: dict[str, ResolvedStudy]
     results: Path
+    """The folder of all that a run makes."""
+    named: Path
+    """What rules call that folder; a module's `prefix`, which Snakemake adds, is left out."""
     batch_seconds: float
     batches: tuple[Batch, ...] = ()
     """The missing simulations that share jobs."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], results: str, source: str) -> Plan:
+    def of(
+        cls, config: Mapping[str, Any], results: str, source: str, named: str | None = None
+    ) -> Plan:
         """Validate a study file's content and expand it.
 
         Traces are looked for beside the working directory, then in `source`, the folder of the
@@ -55,7 +60,8 @@ class Plan:
         """
         resolved = resolve(config, source=Path(source))
         batch_seconds = StudyFile.from_dict(dict(config)).batch_seconds
-        return cls({study.name: study for study in resolved}, Path(results), batch_seconds)
+        studies = {study.name: study for study in resolved}
+        return cls(studies, Path(results), Path(named or results), batch_seconds)
 
     def write(self) -> None:
         """Write the point and study files that jobs read; unchanged ones are left alone."""
@@ -75,10 +81,10 @@ class Plan:
         found: dict[str, None] = {}
         for row in self.studies[study].rows:
             if row.precision is not None:
-                found[str(self.results / "precision" / f"{row.precision_id()}.json")] = None
+                found[str(self.named / "precision" / f"{row.precision_id()}.json")] = None
                 continue
             for replicate in range(row.replicates):
-                found[str(result_path(self.results, row.point_id, replicate))] = None
+                found[str(result_path(self.named, row.point_id, replicate))] = None
         return list(found)
 
     def requests(self, point_id: str) -> float:
@@ -116,7 +122,7 @@ class Plan:
     def latency_tables(self, *point_ids: str) -> list[str]:
         """Return the tables of measured kernels that simulations of points read."""
         names = {name for point_id in point_ids for name in self._table_requests(point_id)}
-        return sorted(str(self.results / "latency" / name) for name in names)
+        return sorted(str(self.named / "latency" / name) for name in names)
 
     def _table_requests(self, point_id: str) -> dict[str, dict[str, Any]]:
         """Return what each table of measured kernels depends on, by the name of its file."""
@@ -132,16 +138,18 @@ class Plan:
 
     def tables(self, study: str) -> str:
         """Return the table that stands for all tables of a study."""
-        return str(self.results / "studies" / study / "tables" / "summary.csv")
+        return str(self.named / "studies" / study / "tables" / "summary.csv")
 
     def figures(self, study: str) -> str:
         """Return the file that stands for all figures of a study."""
-        return str(self.results / "studies" / study / FIGURES_OF)
+        return str(self.named / "studies" / study / FIGURES_OF)
 
     def drawn(self, study: str) -> list[str]:
-        """Return the figures of a study that there are, as SVG."""
-        folder = self.results / "studies" / study / "figures"
-        names = _names(manifest_path(folder, "figures"))
+        """Return the finished figures of a study, as SVG."""
+        if not (self.results / "studies" / study / FIGURES_OF).exists():
+            return []
+        names = _names(manifest_path(self.results / "studies" / study / "figures", "figures"))
+        folder = self.named / "studies" / study / "figures"
         return [str(folder / name) for name in names if name.endswith(".svg")]
 
     def shared_results(self, request: str) -> list[str]:
@@ -152,7 +160,7 @@ class Plan:
         found: dict[str, None] = {}
         for row in self._precise[request]:
             for replicate in range(self._plain.get(row.point_id, 0)):
-                found[str(result_path(self.results, row.point_id, replicate))] = None
+                found[str(result_path(self.named, row.point_id, replicate))] = None
         return list(found)
 
     @cached_property
