@@ -1,5 +1,6 @@
 # Snakemake empties folders that are outputs, and this one may hold files of others: the output is
 # what the figures were made from. Which files they are, the manifest in their folder says.
+# What was drawn is kept by what it shows, so that an edit draws only the figures that differ.
 
 
 rule figures:
@@ -22,5 +23,6 @@ rule figures:
     shell:
         "python -m simlib.cli.run study figures {input.study:q}"
         " --tables results/studies/{wildcards.study:q}/tables"
-        " --output results/studies/{wildcards.study:q}/figures > {log:q} 2>&1;"
+        " --output results/studies/{wildcards.study:q}/figures"
+        " --kept results/studies/{wildcards.study:q}/.drawn > {log:q} 2>&1;"
         " cat {input:q} > {output:q}"
