@@ -47,11 +47,17 @@ def tables(study_json: Path, results: Path, output: Path) -> None:
 @click.argument("study_json", type=_FILE)
 @click.option("--tables", type=_FOLDER, required=True, help="Folder of the tables.")
 @click.option("--output", type=_FOLDER, required=True, help="Folder of the figures.")
-def figures(study_json: Path, tables: Path, output: Path) -> None:
+@click.option(
+    "--kept",
+    type=_FOLDER,
+    help="Folder that keeps what was drawn: the next time, only figures whose data, title or code "
+    "changed are drawn again. Default: draw all.",
+)
+def figures(study_json: Path, tables: Path, output: Path, kept: Path | None) -> None:
     """Draw the figures of the study that STUDY_JSON describes."""
     from simlib.study.figures import write_figures
 
-    for path in write_figures(study_json, tables, output):
+    for path in write_figures(study_json, tables, output, kept=kept):
         click.echo(path)
 
 

@@ -28,6 +28,12 @@ TTFT_PARTS = (
     "decode_wait_s",
     "first_decode_step_s",
 )
+TTFT_PARTS_OF: dict[str, tuple[str, ...]] = {
+    "prefill_end": TTFT_PARTS[:2],
+    "transfer_end": TTFT_PARTS[:4],
+    "first_decode_step": TTFT_PARTS,
+}
+"""The parts that sum to the TTFT of each definition."""
 
 
 class Status(IntEnum):

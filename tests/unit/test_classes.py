@@ -23,7 +23,7 @@ from simlib.serving.dispatch import Classes
 from simlib.stats.compare import paired
 from simlib.stats.intervals import mean_interval
 from simlib.study.figures.data import StudyData
-from simlib.study.figures.slo import slo_figures
+from simlib.study.figures.kinds import KINDS, pages
 from simlib.study.jobs.run_point import run_point
 from simlib.study.jobs.simulate import simulate
 from simlib.study.jobs.workflow import Plan
@@ -543,12 +543,15 @@ def test_without_classes_there_are_no_tables_of_them(tmp_path: Path) -> None:
     assert not (tables / "classes.csv").exists()
     assert not (tables / "class_comparison.csv").exists()
     assert "request_class" not in pd.read_parquet(tables / "requests.parquet").columns
-    assert list(slo_figures(StudyData.read(tables.parent / "study.json", tables))) == []
+    data = StudyData.read(tables.parent / "study.json", tables)
+    assert KINDS["slo_attainment"].draw(data) is None
 
 
 def test_the_figure_has_a_panel_per_class_with_an_slo_and_one_for_all(tables: Path) -> None:
     data = StudyData.read(tables.parent / "study.json", tables)
-    [(stem, figure)] = slo_figures(data)
+    [(stem, page)] = pages("slo_attainment", data)
+    figure = KINDS["slo_attainment"].draw(page)
+    assert figure is not None
     assert stem == "slo_attainment"
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == ["batch (SLO 20 s)", "chat (SLO 0.2 s)", "all classes"]

@@ -15,16 +15,15 @@ from matplotlib.image import imread
 from simlib.core.config import SimConfig
 from simlib.core.records import TTFT_PARTS
 from simlib.errors import InvalidParameterError
-from simlib.study.figures import write_figures
-from simlib.study.figures.data import StudyData, level_key
-from simlib.study.figures.difference import difference_figures
+from simlib.study.figures import write, write_figures
+from simlib.study.figures.data import StudyData
+from simlib.study.figures.kinds import KINDS, pages
+from simlib.study.figures.place import ByPlace, level_key
 from simlib.study.figures.style import STYLE, WARNING, level_text, series_styles
-from simlib.study.figures.ttft import ttft_figures
-from simlib.study.figures.write import KINDS
 from simlib.study.jobs import outputs
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
-ALWAYS = {"ttft_parts", "utilization", "ttft_percentiles"}
+ALWAYS = {"ttft_parts", "utilization"}
 
 
 class Tables:
@@ -184,6 +183,22 @@ def _style():
         yield
 
 
+def figures(data, name=None):
+    """Return the figures of a study, or of one kind, by their file's name."""
+    drawn = {}
+    for kind in [name] if name else KINDS:
+        for stem, page in pages(kind, data):
+            figure = KINDS[kind].draw(page)
+            if figure is not None:
+                drawn[stem] = figure
+    return drawn
+
+
+def ttft_figure(data):
+    (figure,) = figures(data, "ttft_vs_<factor>").values()
+    return figure
+
+
 def stems(paths):
     return {path.stem for path in paths}
 
@@ -193,12 +208,18 @@ def texts(figure):
 
 
 def marks(ax):
-    """Return the drawn points of a panel, without the lines between them."""
-    return [line for line in ax.lines if line.get_marker() not in ("None", "", None)]
+    """Return x and marker of each drawn point of a panel: hollow, filled, or a cross."""
+    found = []
+    for line in ax.lines:
+        if line.get_marker() not in ("None", "", None):
+            white = to_hex(line.get_markerfacecolor()) == "#ffffff"
+            kind = "cross" if line.get_marker() == "x" else "hollow" if white else "filled"
+            found += [(x, kind) for x in line.get_xdata()]
+    return found
 
 
 def hollow(ax):
-    return [mark for mark in marks(ax) if to_hex(mark.get_markerfacecolor()) == "#ffffff"]
+    return [x for x, kind in marks(ax) if kind == "hollow"]
 
 
 def shown(folder):
@@ -256,11 +277,12 @@ def test_unstable_points_are_hollow_shaded_and_left_out_of_the_line(tmp_path):
         return where["mode"] == "disagg" and where["arrival.rate_per_s"] == 4
 
     study = Tables(tmp_path, RATES, compare=MODES, unstable=unstable)
-    ((_, figure),) = ttft_figures(study.data())
+    figure = ttft_figure(study.data())
     for ax in figure.axes:
-        assert [mark.get_xdata()[0] for mark in hollow(ax)] == [4]
+        assert hollow(ax) == [4]
         assert len(marks(ax)) == 6
-        joined = [line for line in ax.lines if len(line.get_xdata()) == 3]
+        joined = [line for line in ax.lines if line.get_linestyle() != "None"]
+        joined = [line for line in joined if len(line.get_xdata()) == 3]
         assert sorted(int(np.isnan(line.get_ydata()).sum()) for line in joined) == [0, 1]
         assert len(ax.patches) == 1  # the shade, around x = 4
         shade = ax.patches[0].get_extents().transformed(ax.transData.inverted())
@@ -268,7 +290,7 @@ def test_unstable_points_are_hollow_shaded_and_left_out_of_the_line(tmp_path):
 
 
 def test_stable_points_are_neither_hollow_nor_shaded(tmp_path):
-    ((_, figure),) = ttft_figures(Tables(tmp_path, RATES, compare=MODES).data())
+    figure = ttft_figure(Tables(tmp_path, RATES, compare=MODES).data())
     assert all(not hollow(ax) and not ax.patches for ax in figure.axes)
 
 
@@ -276,12 +298,9 @@ def test_differences_mark_verdicts_and_instability(tmp_path):
     study = Tables(
         tmp_path, RATES, compare=MODES, unstable=lambda where: where["arrival.rate_per_s"] == 4
     )
-    ((_, figure),) = difference_figures(study.data())
+    (figure,) = figures(study.data(), "difference").values()
     for ax in figure.axes:
-        by_rate = {mark.get_xdata()[0]: mark for mark in marks(ax)}
-        assert by_rate[2].get_marker() == "x"  # no significant difference
-        assert by_rate[1] not in hollow(ax)
-        assert hollow(ax) == [by_rate[4]]
+        assert dict(marks(ax)) == {1: "filled", 2: "cross", 4: "hollow"}
 
 
 @pytest.mark.parametrize("unfair", ["", "GPUs differ: 4 against 6"])
@@ -294,15 +313,15 @@ def test_unequal_hardware_is_said_in_red_on_every_figure(tmp_path, unfair):
         unfair=unfair,
         requests=True,
     )
-    figures = [figure for kind in KINDS for _, figure in kind(study.data())]
-    assert len(figures) == 8
-    for figure in figures:
+    drawn = figures(study.data())
+    assert len(drawn) == 7
+    for figure in drawn.values():
         red = [text.get_text() for text in figure.texts if text.get_color() == WARNING]
         assert red == ([f"UNEQUAL HARDWARE: {unfair} (disaggregated)"] if unfair else [])
 
 
 def test_the_heading_says_definition_window_replicates_and_confidence(tmp_path):
-    ((_, figure),) = ttft_figures(Tables(tmp_path, RATES, compare=MODES).data())
+    figure = ttft_figure(Tables(tmp_path, RATES, compare=MODES).data())
     heading = " ".join(texts(figure)).replace("\u00a0", " ")
     for words in ("A synthetic study", "end of the first decode step", "window 60–600 s",
                   "3 replicates", "95% confidence intervals"):  # fmt: skip
@@ -310,7 +329,7 @@ def test_the_heading_says_definition_window_replicates_and_confidence(tmp_path):
 
 
 def test_theory_is_drawn_on_the_mean_of_monolithic_serving_only(tmp_path):
-    ((_, figure),) = ttft_figures(Tables(tmp_path, RATES, compare=MODES).data())
+    figure = ttft_figure(Tables(tmp_path, RATES, compare=MODES).data())
     dotted = [[line for line in ax.lines if line.get_linestyle() == ":"] for ax in figure.axes]
     assert [len(lines) for lines in dotted] == [1, 0, 0, 0]
     x, y = dotted[0][0].get_data()
@@ -323,14 +342,14 @@ def test_theory_is_drawn_on_the_mean_of_monolithic_serving_only(tmp_path):
 
 def test_a_percentile_without_enough_samples_gets_a_note_instead_of_an_empty_panel(tmp_path):
     study = Tables(tmp_path, RATES, compare=MODES, missing=("p99_ttft_s",))
-    ((_, figure),) = ttft_figures(study.data())
+    figure = ttft_figure(study.data())
     assert len(figure.axes) == 3
     assert any("p99 everywhere" in text for text in texts(figure))
 
 
 def test_lower_bounds_are_marked(tmp_path):
     study = Tables(tmp_path, RATES, lower_bounds="p99_ttft_s")
-    ((_, figure),) = ttft_figures(study.data())
+    figure = ttft_figure(study.data())
     arrows = [sum(text.get_text() == "↑" for text in ax.texts) for ax in figure.axes]
     assert arrows == [0, 0, 0, 6]
 
@@ -350,7 +369,7 @@ def test_lower_bounds_are_marked(tmp_path):
 )  # fmt: skip
 def test_any_shape_of_study_has_figures(tmp_path, factors, compare, stem):
     data = Tables(tmp_path, factors, compare=compare, requests=True).data()
-    drawn = dict(figure for kind in KINDS for figure in kind(data))
+    drawn = figures(data)
     expected = ALWAYS | {stem, "ttft_ecdf"} | ({"difference", "attribution"} if compare else set())
     assert set(drawn) == expected
     for figure in drawn.values():
@@ -364,7 +383,7 @@ def test_twelve_lines_look_different_and_are_all_in_the_legend(tmp_path):
         {"deployment": names, "arrival.rate_per_s": [1, 2]},
         compare={"factor": "deployment", "baseline": "1P12D"},
     )
-    ((_, figure),) = ttft_figures(study.data())
+    figure = ttft_figure(study.data())
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert set(names) <= set(labels)
     styles = series_styles(names, ordered=False)
@@ -376,9 +395,9 @@ def test_many_places_are_spread_over_pages(tmp_path):
     factors = {
         **RATES, "prompt_tokens.mean": [5, 6, 7], "output_tokens.mean": [5, 6, 7],
     }  # fmt: skip
-    figures = dict(ttft_figures(Tables(tmp_path, factors, compare=MODES).data()))
-    assert list(figures) == ["ttft_vs_arrival_rate_per_s_1", "ttft_vs_arrival_rate_per_s_2"]
-    assert sum(len(figure.axes) for figure in figures.values()) == 9 * 4
+    drawn = figures(Tables(tmp_path, factors, compare=MODES).data(), "ttft_vs_<factor>")
+    assert list(drawn) == ["ttft_vs_arrival_rate_per_s_1", "ttft_vs_arrival_rate_per_s_2"]
+    assert sum(len(figure.axes) for figure in drawn.values()) == 9 * 4
 
 
 def test_no_text_of_a_figure_lies_outside_it(tmp_path):
@@ -390,21 +409,20 @@ def test_no_text_of_a_figure_lies_outside_it(tmp_path):
         unfair="GPUs differ: 4 against 6; prefill_tokens_per_s differ: 8000 against 16000",
         requests=True,
     )
-    for kind in KINDS:
-        for stem, figure in kind(study.data()):
-            figure.canvas.draw()
-            box = figure.bbox.padded(1)
-            drawn = [
-                text
-                for ax in figure.axes
-                for text in ax.get_xticklabels()
-                if ax.get_xlim()[0] <= text.get_position()[0] <= ax.get_xlim()[1]
-            ]
-            for text in [*figure.texts, *figure.legends, *drawn]:
-                inside = text.get_window_extent()
-                assert box.x0 <= inside.x0, (stem, text)
-                assert inside.x1 <= box.x1, (stem, text)
-                assert box.y0 <= inside.y0, (stem, text)
+    for stem, figure in figures(study.data()).items():
+        figure.canvas.draw()
+        box = figure.bbox.padded(1)
+        drawn = [
+            text
+            for ax in figure.axes
+            for text in ax.get_xticklabels()
+            if ax.get_xlim()[0] <= text.get_position()[0] <= ax.get_xlim()[1]
+        ]
+        for text in [*figure.texts, *figure.legends, *drawn]:
+            inside = text.get_window_extent()
+            assert box.x0 <= inside.x0, (stem, text)
+            assert inside.x1 <= box.x1, (stem, text)
+            assert box.y0 <= inside.y0, (stem, text)
 
 
 def test_tables_of_another_version_of_the_study_are_refused(tmp_path):
@@ -427,3 +445,159 @@ def test_level_texts_are_short():
     assert level_text("cluster_disagg.kv_bandwidth_bytes_per_s", 25e9) == "25G"
     assert level_text("arrival.rate_per_s", 8000) == "8000"
     assert level_text("mode", "disagg") == "disaggregated"
+
+
+def edited(study, change):
+    """Write summary.csv anew, each line as `change` returns it."""
+    path = study.tables / "summary.csv"
+    with path.open(newline="") as file:
+        lines = [change(line) for line in csv.DictReader(file)]
+    _write(path, lines)
+
+
+def drawn_by(study, kept, monkeypatch):
+    """Return which figures a call draws, and the bytes of all that it leaves."""
+    drawn = []
+    save = write._save
+
+    def noted(figure, files):
+        drawn.append(files[0].stem)
+        save(figure, files)
+
+    monkeypatch.setattr(write, "_save", noted)
+    paths = write_figures(study.study, study.tables, study.output, kept=kept)
+    monkeypatch.setattr(write, "_save", save)
+    return drawn, {path: path.read_bytes() for path in paths}
+
+
+def test_an_edit_draws_only_the_pages_that_show_it(tmp_path, monkeypatch):
+    factors = {
+        **RATES, "prompt_tokens.mean": [5, 6, 7], "output_tokens.mean": [5, 6, 7],
+    }  # fmt: skip
+    study, kept = Tables(tmp_path, factors, compare=MODES), tmp_path / "kept"
+    first, whole = drawn_by(study, kept, monkeypatch)
+    assert {"ttft_parts_1", "ttft_parts_2", "difference_2"} <= set(first)
+    assert drawn_by(study, kept, monkeypatch) == ([], whole)
+    edited(study, lambda line: {
+        **line, "p50_ttft_s": "7" if line["prompt_tokens.mean"] == "5" else line["p50_ttft_s"],
+    })  # fmt: skip
+    again, now = drawn_by(study, kept, monkeypatch)
+    assert set(again) == {stem for stem in first if stem.endswith("_1")}
+    assert set(now) == set(whole)
+    _, without = drawn_by(study, None, monkeypatch)
+    assert now == without  # what was kept is what would be drawn
+    assert len(list(kept.iterdir())) == len(now)  # nothing of before the edit
+
+
+def test_a_study_may_do_without_svg(tmp_path):
+    study = Tables(tmp_path, RATES, compare=MODES)
+    described = json.loads(study.study.read_text())
+    study.study.write_text(json.dumps({**described, "svg": False}))
+    assert {path.suffix for path in study.write()} == {".png"}
+
+
+def test_overload_does_not_stretch_the_axis_and_stands_at_its_edge(tmp_path):
+    def unstable(where):
+        return where["mode"] == "disagg" and where["arrival.rate_per_s"] == 4
+
+    study = Tables(tmp_path, RATES, compare=MODES, unstable=unstable)
+    before = [ax.get_ylim() for ax in ttft_figure(study.data()).axes]
+    edited(study, lambda line: {
+        **line, **({"mean_ttft_s": "9000"} if line["stability"] == "unstable" else {}),
+    })  # fmt: skip
+    figure = ttft_figure(study.data())
+    assert [ax.get_ylim() for ax in figure.axes] == before
+    top = before[0][1]
+    at_edge = [line for line in figure.axes[0].lines if line.get_marker() == "^"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in at_edge] == [(4, top)]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "unstable, beyond the axis" in labels
+
+
+def test_an_open_interval_ends_in_a_caret_at_the_edge(tmp_path):
+    study = Tables(tmp_path, RATES, compare=MODES)
+    edited(study, lambda line: {
+        **line, **({"mean_ttft_s_high": "inf"} if line["arrival.rate_per_s"] == "4" else {}),
+    })  # fmt: skip
+    figure = ttft_figure(study.data())
+    ax = figure.axes[0]
+    carets = [line for line in ax.lines if line.get_marker() == 10]
+    assert [(list(line.get_xdata()), line.get_ydata()[0]) for line in carets] == [
+        ([4], ax.get_ylim()[1])
+    ] * 2
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "interval open on this side" in labels
+
+
+def test_parts_are_those_of_the_definition_and_the_text_is_their_sum(tmp_path):
+    study = Tables(tmp_path, {"mode": ["mono", "disagg"]}, compare=MODES)
+    edited(study, lambda line: {
+        **line, "ttft_definition": "prefill_end", "mean_prefill_wait_s": "1.0",
+        "mean_prefill_s": "3.0", "mean_decode_wait_s": "100",
+    })  # fmt: skip
+    (figure,) = figures(study.data(), "ttft_parts").values()
+    (ax,) = figure.axes
+    assert [text.get_text() for text in ax.texts] == ["4 s", "4 s"]
+    widths = [bar.get_width() for bar in ax.patches]
+    assert widths == pytest.approx([0.25, 0.75] * 2)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["prefill wait", "prefill"]
+
+
+def test_bars_stand_at_the_highest_load_where_sides_can_be_compared(tmp_path):
+    rates = {"mode": ["mono", "disagg"], "arrival.rate_per_s": [1, 2, 3, 4, 5, 6]}
+    study = Tables(
+        tmp_path, rates, compare=MODES, unstable=lambda where: where["arrival.rate_per_s"] > 5
+    )
+    (figure,) = figures(study.data(), "ttft_parts").values()
+    assert [ax.get_title() for ax in figure.axes] == [
+        f"arrival rate {rate} requests/s" for rate in (1, 3, 5)
+    ]
+
+
+def test_nothing_stable_still_has_figures(tmp_path):
+    study = Tables(tmp_path, RATES, compare=MODES, unstable=lambda where: True, requests=True)
+    drawn = figures(study.data())
+    assert ALWAYS | {"ttft_vs_arrival_rate_per_s", "ttft_ecdf", "difference"} <= set(drawn) | {
+        "ttft_parts"
+    }
+
+
+def test_the_trade_shows_ratios_with_verdicts_where_the_pace_differs(tmp_path):
+    study = Tables(tmp_path, RATES, compare=MODES)
+    assert not figures(study.data(), "tradeoff")  # no time between tokens to compare
+    with (study.tables / "comparison.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    tpot = [
+        {**line, "statistic": line["statistic"].replace("ttft", "tpot"), "ratio": "0.5",
+         "ratio_low": "0.4", "ratio_high": "0.6", "verdict": "faster"}
+        for line in lines
+    ]  # fmt: skip
+    _write(study.tables / "comparison.csv",
+           [{**line, "ratio_low": "", "ratio_high": ""} for line in lines] + tpot)  # fmt: skip
+    edited(study, lambda line: {**line, "p99_tpot_s": "0.02"})
+    (figure,) = figures(study.data(), "tradeoff").values()
+    titles = [ax.get_title() for ax in figure.axes]
+    ratios = [f"p99 {metric}, ratio to monolithic" for metric in ("TTFT", "TPOT")]
+    assert titles == ["p99 TPOT against p99 TTFT", *ratios]
+    assert dict(marks(figure.axes[2])) == {1: "filled", 2: "filled", 4: "filled"}
+    assert dict(marks(figure.axes[1]))[2] == "cross"
+    (line,) = [one for one in figure.axes[0].lines if one.get_linestyle() != "None"][:1]
+    assert list(line.get_ydata()) == [20.0] * 3  # milliseconds
+
+
+def test_places_are_found_as_by_a_search(tmp_path):
+    items = [
+        {"a": a, "b": b, "n": str(n)}
+        for n, (a, b) in enumerate(itertools.product(["1", "2", "", "x"], ["True", "0.1", ""]))
+    ]
+    table = ByPlace(items, lambda item: item)
+    for a, b in itertools.product([1, 2.0, "x", "y", None], [True, 0.1, 5]):
+        expected = [
+            item for item in items
+            if level_key(item["a"]) in (None, level_key(a))
+            and level_key(item["b"]) in (None, level_key(b))
+        ]  # fmt: skip
+        assert table.at({"a": a}, b=b) == expected
+    assert table.at({"a": ""}) == []
+    assert list(table.only([{"a": 2}, {"a": 1}])) == [i for i in items if i["a"] in ("1", "2", "")]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from simlib.core.records import TTFT_PARTS_OF
 from simlib.study.jobs.run_point import run_point
 from simlib.study.jobs.workflow import Plan
 from simlib.study.tables.write import write_tables
@@ -36,8 +37,9 @@ MODES = {
 }
 
 
-def test_attributed_parts_sum_to_the_difference_of_ttft(tmp_path: Path) -> None:
-    tables = tables_of(tmp_path, MODES)
+@pytest.mark.parametrize("definition", TTFT_PARTS_OF)
+def test_attributed_parts_sum_to_the_difference_of_ttft(tmp_path: Path, definition: str) -> None:
+    tables = tables_of(tmp_path, MODES, ttft_definition=definition)
     why = pd.read_csv(tables / "attribution.csv")
     for _, lines in why.groupby("arrival.rate_per_s"):
         parts = lines[lines["part"] != "total"]

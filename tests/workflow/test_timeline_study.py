@@ -14,9 +14,9 @@ from simlib.core.config import SimConfig
 from simlib.core.summary import metric_names
 from simlib.stats.compare import paired
 from simlib.study.figures.data import StudyData
+from simlib.study.figures.kinds import KINDS, pages
 from simlib.study.figures.style import STYLE
-from simlib.study.figures.timeline import shown_level, timeline_figures
-from simlib.study.figures.ttft import batching_figures
+from simlib.study.figures.timeline import shown_level
 from simlib.study.jobs.simulate import simulate
 from simlib.study.measurement.measure import measure_point
 from simlib.study.measurement.timed import BINS, ITL_STATISTICS
@@ -119,9 +119,15 @@ def test_figures_show_latencies_and_the_highest_load(tables: Path) -> None:
     with rc_context(STYLE):
         data = StudyData.read(tables.parent / "study.json", tables)
         assert shown_level(data, {}) == 6
-        stems = {stem for stem, _ in batching_figures(data)}
+        stems = set()
+        for key in ("tpot", "itl", "e2e"):
+            ((stem, page),) = pages(f"{key}_vs_<factor>", data)
+            assert KINDS[f"{key}_vs_<factor>"].draw(page) is not None
+            stems.add(stem)
         assert stems == {f"{key}_vs_arrival_rate_per_s" for key in ("tpot", "itl", "e2e")}
-        ((stem, figure),) = timeline_figures(data)
+        ((stem, page),) = pages("timeline", data)
+        figure = KINDS["timeline"].draw(page)
+        assert figure is not None
     assert stem == "timeline"
     assert any("arrival rate 6" in text.get_text() for text in figure.texts)
     drawn = [len(ax.patches) for ax in figure.axes]

@@ -1,5 +1,6 @@
 # Snakemake empties folders that are outputs, and this one may hold files of others: the output is
 # what the figures were made from. Which files they are, the manifest in their folder says.
+# What was drawn is kept by what it shows, so that an edit draws only the figures that differ.
 
 
 rule figures:
@@ -23,5 +24,6 @@ rule figures:
         "figures of study {wildcards.study}"
     shell:
         "python -m simlib.cli.run study figures {input.study:q}"
-        " --tables {params.study:q}/tables --output {params.study:q}/figures > {log:q} 2>&1;"
+        " --tables {params.study:q}/tables --output {params.study:q}/figures"
+        " --kept {params.study:q}/.drawn > {log:q} 2>&1;"
         " cat {input:q} > {output:q}"

@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from simlib.study.figures.data import Place, StudyData
+from simlib.study.figures.data import Point, StudyData
 from simlib.study.figures.layout import Heading, LegendEntry, text_width
+from simlib.study.figures.place import Place, level_key
 from simlib.study.figures.style import (
     DEFINITIONS,
-    GREY,
+    MONOLITHIC_ENDS_AT_PREFILL,
     SHADE,
     SeriesStyle,
     axis_label,
@@ -43,6 +44,10 @@ class XAxis:
             min(self.levels) > 0 and max(self.levels) >= LOG_FROM_RATIO * min(self.levels)
         )
         self.label = axis_label(data.x.name) if data.x else ""
+        self._rates = data.arrivals_per_s if self.numeric else {}
+        if self._rates:  # a load is read in requests a second
+            speeds = f"{level_text('', min(self.levels))}–{level_text('', max(self.levels))}"
+            self.label = f"arrivals (requests/s), at replay speeds {speeds} ×"
         # lines that share a place would hide each other; on a numeric axis they do not
         self._shared = not self.numeric and data.colour is not None and data.colour is not data.x
         self._n_series = len(data.series())
@@ -93,6 +98,8 @@ class XAxis:
             ax.set_xlabel(self.label)
 
     def _text(self, level: Any) -> str:
+        if self._rates:
+            return f"{self._rates[level_key(level)]:.3g}"
         return shortened(level_text(self.factor.name, level)) if self.factor else ""
 
     def room(self, width: float) -> tuple[float, float]:
@@ -167,19 +174,19 @@ def series_legend(data: StudyData, *, markers: bool = True) -> list[LegendEntry]
     return entries
 
 
-def stability_legend(data: StudyData, *, shaded: bool = True) -> list[LegendEntry]:
-    """Return legend entries for the marks of unstable and undetermined points that exist."""
-    entries = []
-    if any(point.unstable for point in data.points):
-        hollow = Line2D([], [], color=GREY, linestyle="none", marker="o", markerfacecolor="white")
-        entries.append(LegendEntry(hollow, "unstable"))
-        if shaded:
-            entries.append(LegendEntry(Patch(facecolor=SHADE), "has unstable points"))
-    if any(point.undetermined for point in data.points):
-        half = Line2D([], [], color=GREY, linestyle="none", marker="o", fillstyle="left",
-                      markerfacecoloralt="white")  # fmt: skip
-        entries.append(LegendEntry(half, "stability undetermined"))
-    return entries
+def shade_legend(data: StudyData) -> list[LegendEntry]:
+    """Return the legend entry of the ground under unstable points, if there are any."""
+    some = any(point.unstable for point in data.points)
+    return [LegendEntry(Patch(facecolor=SHADE), "has unstable points")] if some else []
+
+
+def x_phrase(data: StudyData, level: Any) -> str:
+    """Return a level of x with its name and unit, and what load a replay's speed makes."""
+    if data.x is None:
+        return ""
+    phrase = level_phrase(data.x.name, level)
+    rate = data.arrivals_per_s.get(level_key(level))
+    return phrase if rate is None else f"{rate:.3g} requests/s ({phrase})"
 
 
 def unstable_levels(data: StudyData, place: Place) -> list[Any]:
@@ -212,8 +219,9 @@ def heading(
     """
     parts = [what]
     if ttft:
-        definitions = dict.fromkeys(p.line["ttft_definition"] for p in data.points)
-        parts += [DEFINITIONS.get(d, d) for d in definitions]
+        parts += dict.fromkeys(_definition(point) for point in data.points)
+        if MONOLITHIC_ENDS_AT_PREFILL in parts and DEFINITIONS["first_decode_step"] in parts:
+            parts.remove(DEFINITIONS["first_decode_step"])
     windows = {(p.config["warmup_seconds"], p.config["sim_seconds"]) for p in data.points}
     if len(windows) == 1:
         start, end = windows.pop()
@@ -236,6 +244,17 @@ def heading(
     if len(warnings) > 3:
         shown.append(f"UNEQUAL HARDWARE: and {len(warnings) - 3} more, see comparison.csv")
     return Heading(data.title, f"{_FIXED_SPACE}· ".join(parts), tuple(shown), tuple(notes))
+
+
+def _definition(point: Point) -> str:
+    definition, config = point.line["ttft_definition"], point.config
+    at_prefill = (
+        definition == "first_decode_step"
+        and config["mode"] == "mono"
+        and config["serving"] == "batching"
+        and config["batching_mono"]["first_token"] == "prefill"
+    )
+    return MONOLITHIC_ENDS_AT_PREFILL if at_prefill else DEFINITIONS.get(definition, definition)
 
 
 def finite(values: Sequence[float]) -> list[float]:

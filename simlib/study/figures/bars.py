@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from simlib.study.figures.axes import place_title
-from simlib.study.figures.data import Place, Point, StudyData, representative
-from simlib.study.figures.style import axis_label, factor_words, level_phrase, level_text, shortened
+from simlib.study.figures.axes import place_title, x_phrase
+from simlib.study.figures.data import Point, StudyData, representative
+from simlib.study.figures.place import Place, level_key
+from simlib.study.figures.style import axis_label, factor_words, level_text, shortened
 
 UNSTABLE_BAR: dict[str, Any] = {"facecolor": "white", "linestyle": (0, (2, 1.5)), "linewidth": 0.9}
 
@@ -28,37 +28,51 @@ class Panels:
         return [len(row) for row in self.cells]
 
 
-def panels(data: StudyData, places: list[Place], across: int) -> Panels:
-    """Return a panel for each level of x, at most `across` beside each other.
+ACROSS = 3
+"""Panels beside each other along a factor of numbers: a low load, a middle, and a high one."""
+ACROSS_NAMES = 4
 
-    Rows are places; a study with one place has its levels in up to two rows.
+
+def panels(data: StudyData, places: list[Place]) -> Panels:
+    """Return a row of panels for each place, at levels of x where sides can be compared.
+
+    The last one is the highest such level, near saturation, if x is a load.
     """
-    single = len(places) == 1
-    levels = x_levels(data, 2 * across if single else across)
+    rows = [shown_levels(data, place) for place in places]
     notes = []
-    if levels != [None] and data.x is not None and len(levels) < len(data.x.levels):
+    several = data.x is not None and data.x is not data.colour
+    if several and data.x is not None and any(len(row) < len(data.x.levels) for row in rows):
         words = factor_words(data.x.name)[0]
-        notes.append(f"Shown: {len(levels)} of {len(data.x.levels)} values of {words}.")
-    chunks = [levels]
-    if single:
-        n_rows = math.ceil(len(levels) / across)
-        size = math.ceil(len(levels) / n_rows)
-        chunks = [levels[i : i + size] for i in range(0, len(levels), size)]
-        cells = [[(places[0], level) for level in chunk] for chunk in chunks]
-    else:
-        cells = [[(place, level) for level in levels] for place in places]
-    titles = []
-    if levels != [None] and data.x is not None:
-        titles = [[level_phrase(data.x.name, level) for level in chunk] for chunk in chunks]
-    return Panels(cells, [place_title(data, place) for place in places], titles, notes)
+        where = " where sides are stable" if any(p.unstable for p in data.points) else ""
+        notes.append(f"Shown: some values of {words}{where}, the highest last; tables have all.")
+    titles = [[x_phrase(data, level) if several else "" for level in row] for row in rows]
+    return Panels(
+        cells=[[(place, level) for level in row] for place, row in zip(places, rows, strict=True)],
+        row_titles=[place_title(data, place) for place in places],
+        panel_titles=titles if several else [],
+        notes=notes,
+    )
 
 
-def x_levels(data: StudyData, most: int) -> list[Any]:
-    """Return the levels of x that get panels; one None where the bars are its levels."""
+def shown_levels(data: StudyData, place: Place) -> list[Any]:
+    """Return the levels of x that get panels at a place; one None where the bars are its levels."""
     if data.x is None or data.x is data.colour:
         return [None]
     levels = sorted(data.x.levels) if data.x.numeric else list(data.x.levels)
-    return representative(levels, most)
+    stable = [level for level in levels if _comparable(data, place, level)]
+    if data.x.numeric:
+        return representative(stable or levels[:1], ACROSS)
+    return representative(stable or levels, ACROSS_NAMES)
+
+
+def _comparable(data: StudyData, place: Place, level: Any) -> bool:
+    """Return whether two sides or more (or the only one) are stable; the baseline is among them."""
+    points = [(s, point) for s in data.series() if (point := data.point(place, s, level))]
+    stable = [series for series, point in points if not point.unstable]
+    if data.compare is not None and data.colour is data.factor(data.compare["factor"]):
+        baseline = level_key(data.compare["baseline"])
+        return baseline in map(level_key, stable) and len(stable) > 1
+    return len(stable) >= min(2, len(points)) > 0
 
 
 def points_at(data: StudyData, place: Place, level: Any) -> list[Point | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from simlib.study.figures.axes import heading, styles_of
-from simlib.study.figures.data import Factor, Line, Place, StudyData, lines_at, number
-from simlib.study.figures.difference import candidate_styles, line_unstable
+from simlib.study.figures.data import Factor, Line, StudyData, number
+from simlib.study.figures.difference import candidate_styles
+from simlib.study.figures.latency import which
 from simlib.study.figures.layout import LegendEntry, Margins, make_sheet, text_width
+from simlib.study.figures.marks import line_unstable
+from simlib.study.figures.place import Place
 from simlib.study.figures.style import (
-    STATISTICS,
     axis_label,
     level_phrase,
     level_text,
     shortened,
     side_text,
 )
-from simlib.study.figures.ttft import pages
 
 PANELS = ("mean_ttft_s", "p99_ttft_s")
 NO_DIFFERENCE = "#f2f2f2"
@@ -36,20 +36,27 @@ _BELOW = 0.2
 """How far below the middle of its row a crossing is drawn, to leave the text readable."""
 
 
-def crossover_figures(data: StudyData) -> Iterator[tuple[str, Figure]]:
-    """Yield the figure's name and the figure; nothing if the study asks for no map."""
-    if data.crossover is None or data.compare is None or not data.comparison:
-        return
-    x, y = data.factor(data.crossover["x"]), data.factor(data.crossover["y"])
-    taken = (x.name, y.name, data.compare["factor"])
+def crossover_rows(data: StudyData) -> list[Place]:
+    """Return a row for each candidate and each level of what the map does not span."""
+    if data.crossover is None or data.compare is None:
+        return []
+    taken = (data.crossover["x"], data.crossover["y"], data.compare["factor"])
     others = [f for f in data.factors if f.name not in taken and len(f.levels) > 1]
-    places: list[Place] = [
-        {**dict(zip([f.name for f in others], levels, strict=True)), "": candidate}
+    rows = [
+        {**dict(zip([f.name for f in others], levels, strict=True)), "candidate": candidate}
         for levels in itertools.product(*(f.levels for f in others))
         for candidate in data.candidates()
     ]
-    for suffix, page in pages(places, 4):
-        yield f"crossover_map{suffix}", _page(data, x, y, page)
+    return [row for row in rows if data.comparison.at(row)]
+
+
+def crossover_figure(data: StudyData) -> Figure | None:
+    """Return the map; None if the study asks for none."""
+    rows = crossover_rows(data)
+    if data.crossover is None or not rows:
+        return None
+    x, y = data.factor(data.crossover["x"]), data.factor(data.crossover["y"])
+    return _page(data, x, y, rows)
 
 
 def _page(data: StudyData, x: Factor, y: Factor, places: list[Place]) -> Figure:
@@ -62,9 +69,9 @@ def _page(data: StudyData, x: Factor, y: Factor, places: list[Place]) -> Figure:
     several = len(data.candidates()) > 1
     titles = []
     for place in places:
-        words = [level_phrase(name, level) for name, level in place.items() if name]
+        words = [level_phrase(name, level) for name, level in place.items() if name != "candidate"]
         if several:
-            words.append(f"{level_text(factor, place[''])} against {baseline}")
+            words.append(f"{level_text(factor, place['candidate'])} against {baseline}")
         titles.append(", ".join(words))
     sheet = make_sheet(
         [len(PANELS)] * len(places),
@@ -75,7 +82,7 @@ def _page(data: StudyData, x: Factor, y: Factor, places: list[Place]) -> Figure:
             extra="significant at a family-wise 5% (Holm)",
         ),
         row_titles=titles,
-        panel_titles=[[f"{STATISTICS[statistic]} TTFT" for statistic in PANELS]],
+        panel_titles=[[f"{which(statistic)} TTFT" for statistic in PANELS]],
         legend=_legend(data),
         margins=Margins(
             left=max(text_width(text, 8.0) for text in y_texts) + 0.45 + 0.16 * label.count("\n"),
@@ -107,7 +114,7 @@ def _legend(data: StudyData) -> list[LegendEntry]:
                            f"{side_text(factor, baseline)} faster")]  # fmt: skip
     entries += [
         LegendEntry(Patch(facecolor=_pale(style.color)), f"{side_text(factor, level)} faster")
-        for _, level, style in candidate_styles(data)
+        for level, style in candidate_styles(data)
     ]
     grey = Patch(facecolor=NO_DIFFERENCE, hatch="////", edgecolor="#bbbbbb", linewidth=0)
     entries.append(LegendEntry(grey, "no significant difference"))
@@ -129,9 +136,9 @@ def _baseline_color(data: StudyData) -> str:
 def _draw_map(
     ax: Axes, data: StudyData, x: Factor, y: Factor, place: Place, statistic: str
 ) -> None:
-    candidate = place[""]
-    where = {name: level for name, level in place.items() if name}
-    color = {str(level): style.color for _, level, style in candidate_styles(data)}
+    candidate = place["candidate"]
+    where = {name: level for name, level in place.items() if name != "candidate"}
+    color = {str(level): style.color for level, style in candidate_styles(data)}
     columns = sorted(x.levels)
     # crossings pass below the cells' texts
     raised = 0.17 if any(math.isfinite(number(c, "crossover")) for c in data.crossings) else 0.0
@@ -139,8 +146,8 @@ def _draw_map(
     for row, y_level in enumerate(y.levels):
         for column, x_level in enumerate(columns):
             here = {**where, x.name: x_level, y.name: y_level}
-            found = lines_at(data.comparison, here, statistic=statistic, candidate=str(candidate))
-            line = next(found, None)
+            found = data.comparison.at(here, statistic=statistic, candidate=str(candidate))
+            line = next(iter(found), None)
             if line is None:
                 continue
             winners = {"faster": color[str(candidate)], "slower": _baseline_color(data)}
@@ -196,7 +203,7 @@ def _draw_crossings(
         here = {**where, y.name: level}
         lines = [
             line
-            for line in lines_at(data.crossings, here, statistic=statistic, candidate=candidate)
+            for line in data.crossings.at(here, statistic=statistic, candidate=candidate)
             if math.isfinite(number(line, "crossover"))
         ]
         for line in lines:

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from simlib.core.records import TTFT_PARTS_OF
 from simlib.errors import InvalidParameterError
+from simlib.study.figures.place import ByPlace, Place, level_key
 from simlib.study.jobs.described import read_study
 
 Line = dict[str, str]
 """A line of a table: text by column."""
 UNSTABLE = "unstable"
-
-
-@lru_cache(maxsize=1 << 16, typed=True)  # typed: True is no 1
-def level_key(value: Any) -> str | None:
-    """Return one spelling for a level, be it from study.json or from a table; None if absent."""
-    if value is None or (isinstance(value, str) and value == ""):
-        return None
-    try:
-        # tables keep nine digits
-        return str(value) if isinstance(value, bool) else f"{float(value):.9g}"
-    except ValueError:
-        return str(value)
 
 
 def number(line: Mapping[str, str], column: str) -> float:
@@ -74,33 +65,46 @@ class Point:
         """Whether the run was too short to tell."""
         return self.line["stability"] not in ("stable", UNSTABLE)
 
+    @property
+    def arrivals_per_s(self) -> float:
+        """Mean requests a second that arrived in the window."""
+        window_s = self.config["sim_seconds"] - self.config["warmup_seconds"]
+        return self.value("arrived") / (self.value("replicates") * float(window_s))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that this point's TTFT is made of."""
+        return TTFT_PARTS_OF[self.line["ttft_definition"]]
+
     def value(self, column: str) -> float:
         """Return a number of its line, NaN where there is none."""
         return number(self.line, column)
 
 
-Place = dict[str, Any]
-"""A level by factor."""
+Table = ByPlace[Line]
+"""The lines of a table, found by the levels they are of."""
 
 
 @dataclass(frozen=True)
 class StudyData:
-    """All that the figures of a study show."""
+    """All that the figures of a study show, or those of one page."""
 
     name: str
     title: str
     factors: tuple[Factor, ...]
-    points: tuple[Point, ...]
+    points: ByPlace[Point]
     compare: dict[str, Any] | None
     crossover: dict[str, str] | None
-    comparison: tuple[Line, ...]
-    attribution: tuple[Line, ...]
-    crossings: tuple[Line, ...]
-    classes: tuple[Line, ...]
+    comparison: Table
+    attribution: Table
+    crossings: Table
+    classes: Table
     """A line per point and request class; empty without classes."""
-    timeline: tuple[Line, ...]
+    timeline: Table
     """A line per point, pool and bin of time; empty without timelines."""
     requests: Path | None
+    svg: bool
+    """Whether figures are wanted as SVG too."""
     x: Factor | None
     """The factor along the horizontal axis; None if nothing is swept."""
     colour: Factor | None
@@ -125,27 +129,35 @@ class StudyData:
         # tables of a comparison that the study no longer makes may still lie there
         compare, crossover = study["compare"], study["crossover"]
         x, colour, facets = _roles(factors, compare, crossover)
+
+        def read(name: str, wanted: Any) -> Table:
+            return ByPlace(_read_csv(tables / name) if wanted else [], lambda line: line)
+
         return cls(
             name=study["name"],
             title=study["title"],
             factors=factors,
-            points=tuple(
-                Point(
-                    {name: level_key(level) for name, level in row["coordinates"].items()},
-                    row["config"],
-                    row["point_id"],
-                    line,
-                )
-                for row, line in zip(study["rows"], summary, strict=True)
+            points=ByPlace(
+                [
+                    Point(
+                        {name: level_key(level) for name, level in row["coordinates"].items()},
+                        row["config"],
+                        row["point_id"],
+                        line,
+                    )
+                    for row, line in zip(study["rows"], summary, strict=True)
+                ],
+                lambda point: point.coordinates,
             ),
             compare=compare,
             crossover=crossover,
-            comparison=_read_csv(tables / "comparison.csv") if compare else (),
-            attribution=_read_csv(tables / "attribution.csv") if compare else (),
-            crossings=_read_csv(tables / "crossover.csv") if crossover else (),
-            classes=_read_csv(tables / "classes.csv") if _any_has(study, "request_classes") else (),
-            timeline=_read_csv(tables / "timeline.csv") if _any_has(study, "timeline") else (),
+            comparison=read("comparison.csv", compare),
+            attribution=read("attribution.csv", compare),
+            crossings=read("crossover.csv", crossover),
+            classes=read("classes.csv", _any_has(study, "request_classes")),
+            timeline=read("timeline.csv", _any_has(study, "timeline")),
             requests=requests if study["requests_table"] and requests.is_file() else None,
+            svg=study.get("svg", True),
             x=x,
             colour=colour,
             facets=facets,
@@ -168,27 +180,62 @@ class StudyData:
         combinations = itertools.product(*(factor.levels for factor in self.facets))
         names = [factor.name for factor in self.facets]
         places = [dict(zip(names, levels, strict=True)) for levels in combinations]
-        return [place for place in places if any(agrees(p.coordinates, place) for p in self.points)]
+        return [place for place in places if self.points.at(place)]
 
     def point(self, place: Place, series: Any, x: Any) -> Point | None:
         """Return the point of a series at a level of x; None if the grid has none there."""
-        where = self.where(place, series, x)
-        points: Sequence[Point] = self.points
-        if self.x is not None:
-            points = self._by_x.get(level_key(x), ())
-        return next((p for p in points if agrees(p.coordinates, where)), None)
+        return next(iter(self.points.at(self.where(place, series, x))), None)
+
+    def page(self, places: Sequence[Place]) -> StudyData:
+        """Return what stands at `places` only: the figures of a page are drawn from no more."""
+        key = repr(places)
+        if key not in self._pages:
+            self._pages[key] = replace(
+                self,
+                points=self.points.only(places),
+                comparison=self.comparison.only(places),
+                attribution=self.attribution.only(places),
+                crossings=self.crossings.only(places),
+                classes=self.classes.only(places),
+                timeline=self.timeline.only(places),
+            )
+        return self._pages[key]
 
     @cached_property
-    def _by_x(self) -> dict[str | None, list[Point]]:
-        """Points that fit each level of x: searching all of them for each is quadratic."""
-        if self.x is None:
+    def _pages(self) -> dict[str, StudyData]:
+        return {}  # kinds of figures share them
+
+    @cached_property
+    def digest(self) -> str:
+        """The hash of all that stands here: equal ones give equal figures.
+
+        The requests stand for themselves by the ids of their points, which hash what made them.
+        """
+        whole = hashlib.sha256()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, ByPlace):
+                for line in value:
+                    whole.update(_text(line).encode())
+            elif not isinstance(value, Path):
+                whole.update(repr(value).encode())
+        return whole.hexdigest()
+
+    @cached_property
+    def arrivals_per_s(self) -> dict[str | None, float]:
+        """Mean arrivals a second at each level of x, where x is the speed of a replay.
+
+        Empty for other factors, and where arrivals differ within a level.
+        """
+        if self.x is None or self.x.name != "arrival.speed":
             return {}
-        found: dict[str | None, list[Point]] = {level_key(level): [] for level in self.x.levels}
-        for point in self.points:
-            own = point.coordinates.get(self.x.name)
-            for key in found if own is None else (own,):
-                found.setdefault(key, []).append(point)
-        return found
+        rates: dict[str | None, float] = {}
+        for level in self.x.levels:
+            found = [p.arrivals_per_s for p in self.points.at({self.x.name: level})]
+            if not found or not max(found) <= 1.02 * min(found):
+                return {}
+            rates[level_key(level)] = sum(found) / len(found)
+        return rates
 
     def where(self, place: Place, series: Any, x: Any) -> Place:
         """Return the full place of a panel, a series and a level of x."""
@@ -221,25 +268,6 @@ class StudyData:
             (what, [names[i] for i in sorted(order.index(level_key(c)) for c in who)])
             for what, who in seen.items()
         ]
-
-
-def agrees(coordinates: Mapping[str, str | None], place: Place) -> bool:
-    """Return whether a point stands at `place`: a factor that does not matter fits any level."""
-    for name, level in place.items():
-        if level == "":
-            return False
-        own = coordinates.get(name)
-        if own is not None and own != level_key(level):
-            return False
-    return True
-
-
-def lines_at(lines: Sequence[Line], place: Place, **equal: str) -> Iterator[Line]:
-    """Yield the table lines at `place` whose columns equal the given texts."""
-    for line in lines:
-        here = all(level_key(line.get(name)) in (None, level_key(v)) for name, v in place.items())
-        if here and all(level_key(line[name]) == level_key(v) for name, v in equal.items()):
-            yield line
 
 
 def representative(levels: Sequence[Any], most: int) -> list[Any]:
@@ -279,8 +307,14 @@ def _any_has(study: Mapping[str, Any], setting: str) -> bool:
     return any(row["config"][setting] for row in study["rows"])
 
 
-def _read_csv(path: Path) -> tuple[Line, ...]:
+def _text(line: Point | Line) -> str:
+    if isinstance(line, Point):
+        return f"{line.point_id}{line.coordinates}{line.config}{line.line}"
+    return "\x1f".join((*line, *line.values()))
+
+
+def _read_csv(path: Path) -> list[Line]:
     if not path.is_file():
-        return ()
+        return []
     with path.open(encoding="utf-8", newline="") as file:
-        return tuple(csv.DictReader(file))
+        return list(csv.DictReader(file))

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from simlib.core.records import Status
@@ -20,7 +18,6 @@ from simlib.study.figures.bars import Panels, panels, points_at
 from simlib.study.figures.data import Point, StudyData
 from simlib.study.figures.layout import LegendEntry, Margins, make_sheet
 from simlib.study.figures.style import GREY
-from simlib.study.figures.ttft import pages
 
 END_COLUMN = {
     "first_decode_step": "first_token_s",
@@ -31,15 +28,13 @@ _STEPS = np.concatenate((np.linspace(0, 0.98, 246), np.linspace(0.981, 1.0, 58))
 """Where curves are evaluated: a drawing cannot show every one of a million requests."""
 
 
-def ecdf_figures(data: StudyData) -> Iterator[tuple[str, Figure]]:
-    """Yield the figure's name and the figure; nothing without the table of requests."""
+def ecdf_figure(data: StudyData) -> Figure | None:
+    """Return the figure; None without the table of requests."""
     if data.requests is None:
-        return
-    for suffix, places in pages(data.places()):
-        grid = panels(data, places, across=4)
-        curves = read_curves(data.requests, {p.point_id: p for p in _shown(data, grid)})
-        if curves:
-            yield f"ttft_ecdf{suffix}", _page(data, grid, curves)
+        return None
+    grid = panels(data, data.places())
+    curves = read_curves(data.requests, {p.point_id: p for p in _shown(data, grid)})
+    return _page(data, grid, curves) if curves else None
 
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -57,6 +52,9 @@ def read_curves(path: Path, points: dict[str, Point]) -> dict[str, Curve]:
     Requests in the window that were accepted, all replicates together; a request without a
     first token counts as slower than all, so a curve that ends below 1 shows what was lost.
     """
+    import pyarrow.compute as pc  # 0.1 s that studies without this figure save
+    import pyarrow.parquet as pq
+
     ends = sorted({END_COLUMN[point.line["ttft_definition"]] for point in points.values()})
     table = pq.read_table(
         path,
@@ -79,7 +77,7 @@ def read_curves(path: Path, points: dict[str, Point]) -> dict[str, Curve]:
 
 
 def _page(data: StudyData, grid: Panels, curves: dict[str, Curve]) -> Figure:
-    panel = (2.5, 1.9) if sum(grid.shape) > 2 else (3.6, 2.8)
+    panel = (2.9, 1.9) if sum(grid.shape) > 2 else (3.6, 2.8)
     legend = series_legend(data, markers=False)
     if any(p.unstable for p in _shown(data, grid)):
         handle = Line2D([], [], color=GREY, linestyle=(0, (1, 1.2)), linewidth=1.0)
@@ -98,7 +96,10 @@ def _page(data: StudyData, grid: Panels, curves: dict[str, Curve]) -> Figure:
         legend=legend,
         margins=Margins(left=0.66, between_x=0.25, bottom=0.52),
     )
-    low, high = _limits(list(curves.values()))
+    stable = {p.point_id for p in _shown(data, grid) if not p.unstable}
+    low, high = _limits(
+        [c for name, c in curves.items() if name in stable] or list(curves.values())
+    )
     for row, cells in enumerate(grid.cells):
         for column, (place, level) in enumerate(cells):
             ax = sheet.axes[row][column]
@@ -106,7 +107,7 @@ def _page(data: StudyData, grid: Panels, curves: dict[str, Curve]) -> Figure:
             ax.set_xscale("log")
             ax.set_xlim(low, high)
             ax.xaxis.set_major_locator(LogLocator(base=10, numticks=7))
-            ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.xaxis.set_minor_locator(NullLocator())
             ax.set_ylim(0, 1.02)
             ax.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 1])
             ax.tick_params(labelleft=column == 0)

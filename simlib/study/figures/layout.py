@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from simlib.study.figures.style import WARNING
 
+ROWS_PER_PAGE = 6
 _INCH_PER_CHARACTER = 0.0085
 """Mean width of a character of the figures' font, inches per point of its size."""
 _LINE = 0.155

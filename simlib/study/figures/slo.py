@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from simlib.core.classes import ALL_CLASSES
 from simlib.study.figures.axes import (
     XAxis,
     finite,
     heading,
     place_title,
     series_legend,
-    stability_legend,
+    shade_legend,
     styles_of,
     unstable_levels,
 )
-from simlib.study.figures.data import Line, Place, Point, StudyData, lines_at, number
-from simlib.study.figures.layout import Margins, make_sheet
+from simlib.study.figures.data import Line, Point, StudyData, number
+from simlib.study.figures.latency import BANDS_UP_TO
+from simlib.study.figures.layout import ROWS_PER_PAGE, Margins, make_sheet
+from simlib.study.figures.marks import draw_intervals, draw_markers, mark_legend, state_of
+from simlib.study.figures.place import Place
 from simlib.study.figures.style import SeriesStyle, seconds_text
-from simlib.study.figures.ttft import BANDS_UP_TO, draw_marker, pages
 
 STATISTIC = "slo_attainment"
 ACROSS = 4
@@ -33,14 +34,22 @@ Drawn = tuple[float, Point, Line]
 """Where a point stands on the horizontal axis, and its line of classes.csv."""
 
 
-def slo_figures(data: StudyData) -> Iterator[tuple[str, Figure]]:
-    """Yield the figure's name and the figure, one per page; nothing without an SLO."""
+def slo_rows_per_page(data: StudyData) -> int:
+    """Return how many places fit a page, each of which has a row or more of classes."""
+    rows = math.ceil(len(shown_classes(data.classes)) / ACROSS)
+    return max(1, ROWS_PER_PAGE // max(rows, 1))
+
+
+def slo_figure(data: StudyData) -> Figure | None:
+    """Return the figure; None without an SLO."""
     shown = shown_classes(data.classes)
-    if not shown:
-        return
-    rows = math.ceil(len(shown) / ACROSS)
-    for suffix, places in pages(data.places(), most=max(1, 6 // rows)):
-        yield f"{STATISTIC}{suffix}", _page(data, places, shown)
+    return _page(data, data.places(), shown) if shown else None
+
+
+def _all_classes() -> str:
+    from simlib.core.classes import ALL_CLASSES  # with pydantic, which takes 0.15 s to import
+
+    return ALL_CLASSES
 
 
 def shown_classes(lines: Sequence[Line]) -> list[str]:
@@ -48,8 +57,11 @@ def shown_classes(lines: Sequence[Line]) -> list[str]:
     with_slo = dict.fromkeys(
         line["request_class"] for line in lines if math.isfinite(number(line, STATISTIC))
     )
-    names = [name for name in with_slo if name != ALL_CLASSES]
-    return [*names, ALL_CLASSES] if len(names) > 1 else names
+    if not with_slo:
+        return []
+    together = _all_classes()
+    names = [name for name in with_slo if name != together]
+    return [*names, together] if len(names) > 1 else names
 
 
 def _page(data: StudyData, places: list[Place], shown: list[str]) -> Figure:
@@ -74,7 +86,11 @@ def _page(data: StudyData, places: list[Place], shown: list[str]) -> Figure:
         ),
         row_titles=row_titles,
         panel_titles=titles * len(places) if n_rows > 1 else titles,
-        legend=[*series_legend(data), *stability_legend(data)],
+        legend=[
+            *series_legend(data),
+            *mark_legend([(state_of(p), 1.0, (0.0, 1.0)) for p in data.points], verdicts=False),
+            *shade_legend(data),
+        ],
         margins=Margins(left=max(0.72, aside + 0.15), between_x=0.3, bottom=0.52 + depth),
     )
     bottom = _bottom(data, shown)
@@ -102,7 +118,7 @@ def _notes(data: StudyData, shown: list[str]) -> list[str]:
 
 def _title(data: StudyData, name: str) -> str:
     """Return a class with its SLO, if that is the same at all points."""
-    if name == ALL_CLASSES:
+    if name == _all_classes():
         return "all classes"
     slos = {number(line, "ttft_slo_s") for line in data.classes if line["request_class"] == name}
     return f"{name} (SLO {seconds_text(slos.pop())})" if len(slos) == 1 else name
@@ -134,7 +150,7 @@ def _points(
     for level in axis.order():
         where = data.where(place, series, level)
         point = data.point(place, series, level)
-        line = next(lines_at(data.classes, where, request_class=name), None)
+        line = next(iter(data.classes.at(where, request_class=name)), None)
         if point is not None and line is not None and math.isfinite(number(line, STATISTIC)):
             found.append((axis.position(level, index), point, line))
     return found
@@ -159,8 +175,6 @@ def _draw_series(
             closed = [(v, v) if math.isnan(lo) else (lo, hi) for lo, v, hi in ends]
             ax.fill_between(x, [lo for lo, _ in closed], [hi for _, hi in closed],
                             color=style.color, alpha=0.18, linewidth=0, zorder=2)  # fmt: skip
-    for (place, point, line), lower, upper in zip(points, low, high, strict=True):
-        if math.isfinite(lower):
-            ax.vlines(place, lower, upper, color=style.color, linewidth=1.1, zorder=3)
-        draw_marker(ax, place, number(line, STATISTIC), style, unstable=point.unstable,
-                    undetermined=point.undetermined)  # fmt: skip
+    draw_intervals(ax, x, low, high, style.color, (0.0, 1.0))
+    shares = [number(line, STATISTIC) for _, _, line in points]
+    draw_markers(ax, x, shares, [state_of(point) for _, point, _ in points], style)

@@ -14,6 +14,7 @@ STYLE: Any = {  # its keys are matplotlib's own literal type
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
     "font.size": 9.0,
     "axes.titlesize": 9.0,
+    "axes.titley": 1.0,  # else each drawing measures every tick label to place titles above them
     "axes.labelsize": 9.0,
     "xtick.labelsize": 8.0,
     "ytick.labelsize": 8.0,
@@ -48,27 +49,24 @@ GREY = "#8a8a8a"
 SHADE = "#efefef"
 WARNING = "#c00000"
 
-STATISTICS = {
-    "mean_ttft_s": "mean",
-    "p50_ttft_s": "p50",
-    "p90_ttft_s": "p90",
-    "p95_ttft_s": "p95",
-    "p99_ttft_s": "p99",
-}
 PARTS = {
-    "prefill_wait_s": ("prefill wait", "#0072B2"),
-    "prefill_s": ("prefill", "#9fd0ef"),
-    "transfer_wait_s": ("transfer wait", "#7a3b69"),
-    "transfer_s": ("KV transfer", "#dba6c6"),
-    "decode_wait_s": ("decode wait", "#D55E00"),
-    "first_decode_step_s": ("first decode step", "#f5c08b"),
+    "prefill_wait_s": ("prefill wait", "#4b3f72"),
+    "prefill_s": ("prefill", "#b9b0d6"),
+    "transfer_wait_s": ("transfer wait", "#4d4d4d"),
+    "transfer_s": ("KV transfer", "#c2c2c2"),
+    "decode_wait_s": ("decode wait", "#6b4423"),
+    "first_decode_step_s": ("first decode step", "#dcc3a1"),
 }
-"""Name and colour of each part of TTFT: waits are dark, service is light."""
+"""Name and colour of each part of TTFT: waits are dark, service is light, none is a series'."""
 DEFINITIONS = {
     "first_decode_step": "TTFT: arrival to the end of the first decode step",
     "prefill_end": "TTFT: arrival to the end of prefill",
     "transfer_end": "TTFT: arrival to the end of the KV transfer",
 }
+MONOLITHIC_ENDS_AT_PREFILL = (
+    "TTFT: arrival to the end of the first decode step; monolithic: to the end of prefill"
+)
+"""Of batching, where a monolithic deployment's prefill emits the first token."""
 _NAMES = {
     "mode": ("architecture", ""),
     "arrival.rate_per_s": ("arrival rate", "requests/s"),

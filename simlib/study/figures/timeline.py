@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -16,35 +15,29 @@ from simlib.study.figures.axes import (
     series_legend,
     styles_of,
     unstable_levels,
+    x_phrase,
 )
-from simlib.study.figures.data import Line, Place, StudyData, number, representative
+from simlib.study.figures.data import Line, StudyData, number
 from simlib.study.figures.layout import Margins, make_sheet
-from simlib.study.figures.style import SeriesStyle, level_phrase
+from simlib.study.figures.place import Place
+from simlib.study.figures.style import SeriesStyle
 from simlib.study.figures.utilization import POOLS
 
 COLUMNS = {
-    "utilization": "utilisation",
+    "utilization": "time in iterations",
     "kv_occupancy": "KV cache in use",
     "waiting": "waiting requests",
     "decode_batch": "decode batch size",
 }
 """Panels of a pool; the last one not of a pool that only prefills."""
 SHARES = ("utilization", "kv_occupancy")
-MOST_PLACES = 4
 Drawn = list[tuple[list[Line], SeriesStyle]]
 """The lines of timeline.csv of each series, with its style."""
 
 
-def timeline_figures(data: StudyData) -> Iterator[tuple[str, Figure]]:
-    """Yield the figure's name and the figure, one per place; nothing without timelines."""
-    if not data.timeline:
-        return
-    places = representative(data.places(), MOST_PLACES)
-    for number_of_page, place in enumerate(places, start=1):
-        suffix = f"_{number_of_page}" if len(places) > 1 else ""
-        figure = _page(data, place)
-        if figure is not None:
-            yield f"timeline{suffix}", figure
+def timeline_figure(data: StudyData) -> Figure | None:
+    """Return the figure of one place; None without timelines."""
+    return _page(data, data.places()[0]) if data.timeline else None
 
 
 def shown_level(data: StudyData, place: Place) -> Any:
@@ -54,6 +47,18 @@ def shown_level(data: StudyData, place: Place) -> Any:
     levels = sorted(data.x.levels) if data.x.numeric else list(data.x.levels)
     unstable = unstable_levels(data, place)
     return next((level for level in reversed(levels) if level not in unstable), levels[0])
+
+
+def _which_level(data: StudyData, place: Place, level: Any) -> str:
+    assert data.x is not None
+    unstable = unstable_levels(data, place)
+    if level in unstable:
+        which = "the lowest level: some side is unstable there, and at all others"
+    elif not data.x.numeric:
+        which = "the last level where all is stable" if unstable else "the last level"
+    else:
+        which = "the highest level where all is stable" if unstable else "the highest level"
+    return f"Shown: {which}; every level is in timeline.csv."
 
 
 def _page(data: StudyData, place: Place) -> Figure | None:
@@ -80,7 +85,7 @@ def _page(data: StudyData, place: Place) -> Figure | None:
     columns = [list(COLUMNS)[: 3 if pool == "prefill" else 4] for pool, _ in rows]
     where = [place_title(data, place)] if place else []
     if data.x is not None and not own:
-        where.append(level_phrase(data.x.name, level))
+        where.append(x_phrase(data, level))
     first = next(iter(by_point.values()))
     bins = next(iter(first.values()))
     length_s = number(bins[0], "end_s") - number(bins[0], "start_s")
@@ -117,12 +122,7 @@ def _page(data: StudyData, place: Place) -> Figure | None:
 def _notes(data: StudyData, place: Place, own: bool) -> list[str]:
     notes = ["Means over each bin and over the replicates; batch size: while a replica decodes."]
     if data.x is not None and not own and len(data.x.levels) > 1:
-        some = bool(unstable_levels(data, place))
-        notes.append(
-            f"Shown: the highest {'stable ' if some else ''}level; all are in timeline.csv."
-            if data.x.numeric
-            else "Shown: one level; all are in timeline.csv."
-        )
+        notes.append(_which_level(data, place, shown_level(data, place)))
     return notes
 
 

@@ -145,12 +145,13 @@ class Plan:
         return str(self.named / "studies" / study / FIGURES_OF)
 
     def drawn(self, study: str) -> list[str]:
-        """Return the finished figures of a study, as SVG."""
+        """Return the finished figures of a study: as SVG, where there is none as PNG."""
         if not (self.results / "studies" / study / FIGURES_OF).exists():
             return []
         names = _names(manifest_path(self.results / "studies" / study / "figures", "figures"))
         folder = self.named / "studies" / study / "figures"
-        return [str(folder / name) for name in names if name.endswith(".svg")]
+        wanted = {name.rpartition(".")[0]: name for name in sorted(names)}  # .svg after .png
+        return [str(folder / name) for name in wanted.values()]
 
     def shared_results(self, request: str) -> list[str]:
         """Return the results that studies without a precision want of a request's point.

@@ -123,7 +123,7 @@ class ResolvedStudy:
                 for row in self.rows
             ],
             **self.study.model_dump(
-                mode="json", include={"compare", "crossover", "precision", "requests_table"}
+                mode="json", include={"compare", "crossover", "precision", "requests_table", "svg"}
             ),
         }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simlib.core.config import SimConfig
-from simlib.core.records import TTFT_PARTS, Floats, RequestRecords, Status
+from simlib.core.records import TTFT_PARTS_OF, Floats, RequestRecords, Status
 from simlib.core.summary import pool_gpus
 from simlib.stats.compare import (
     PairedComparison,
@@ -114,14 +114,21 @@ def compare_pairs(pairs: Sequence[Pair], statistics: Sequence[str]) -> list[dict
 def attribute_pairs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Return a line per pair and part of TTFT: how much of the mean difference it explains.
 
-    The parts' differences sum to that of the mean ``first_decode_step`` TTFT.
+    A side's parts are those of its TTFT definition, so the differences sum to that of the mean
+    TTFT in comparison.csv.
     """
     lines = []
     for pair in pairs:
         n = pair.replicates
+        sides = (pair.baseline, pair.candidate)
+        own = [TTFT_PARTS_OF[side.config.ttft_definition] for side in sides]
+        names = max(own, key=len)  # where definitions differ, a side has none of the later parts
         parts = [
-            {part: side.measured.part_values(part)[:n] for part in TTFT_PARTS}
-            for side in (pair.baseline, pair.candidate)
+            {
+                part: side.measured.part_values(part)[:n] if part in its else np.zeros(n)
+                for part in names
+            }
+            for side, its in zip(sides, own, strict=True)
         ]
         explained = attribution(parts[0], parts[1])
         for part, interval in [*explained.parts.items(), ("total", explained.total)]:

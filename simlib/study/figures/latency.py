@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
 
 from simlib.study.figures.analytic import TheoryCurve, theory_curve
 from simlib.study.figures.axes import (
@@ -19,12 +19,21 @@ from simlib.study.figures.axes import (
     heading,
     place_title,
     series_legend,
-    stability_legend,
+    shade_legend,
     styles_of,
     unstable_levels,
 )
-from simlib.study.figures.data import Place, Point, StudyData, agrees
+from simlib.study.figures.data import Point, StudyData
 from simlib.study.figures.layout import Heading, LegendEntry, Margins, make_sheet
+from simlib.study.figures.marks import (
+    Limits,
+    draw_intervals,
+    draw_markers,
+    mark_legend,
+    open_legend,
+    state_of,
+)
+from simlib.study.figures.place import Place
 from simlib.study.figures.style import GREY, SeriesStyle, level_phrase
 
 
@@ -36,59 +45,71 @@ class Metric:
     """What names of columns call it."""
     title: str
     short: str
+    unit: str = "s"
+    per_s: float = 1.0
+    """Units in a second."""
 
     @property
     def panels(self) -> tuple[str, ...]:
         """The statistics that are drawn."""
         return tuple(f"{which}_{self.key}_s" for which in ("mean", "p50", "p90", "p99"))
 
+    def value(self, point: Point, column: str) -> float:
+        """Return a number of a point's line, in the metric's unit."""
+        return self.per_s * point.value(column)
+
 
 TTFT = Metric("ttft", "Time to first token", "TTFT")
-BATCHING_METRICS = (
-    Metric("tpot", "Time per output token after the first", "TPOT"),
-    Metric("itl", "Inter-token latency: every gap between two tokens of a request", "ITL"),
-    Metric("e2e", "End-to-end latency: arrival to last token", "E2E"),
-)
+TPOT = Metric("tpot", "Time per output token after the first", "TPOT", "ms", 1e3)
+ITL = Metric("itl", "Inter-token latency: every gap between two tokens of a request", "ITL",
+             "ms", 1e3)  # fmt: skip
+E2E = Metric("e2e", "End-to-end latency: arrival to last token", "E2E")
 """Without batching TPOT is a constant of the configuration, and says nothing that E2E would not."""
-ROWS_PER_PAGE = 6
 BANDS_UP_TO = 4
 """With more lines, bands of intervals would cover each other; bars stay."""
+WIDEST_INTERVAL = 4.0
+"""The axis ends at this many times the highest estimate, whatever intervals say."""
 
 
-def pages(places: list[Place], most: int = ROWS_PER_PAGE) -> Iterator[tuple[str, list[Place]]]:
-    """Yield a suffix of the file's name and the rows of panels of each page."""
-    count = math.ceil(len(places) / most)
-    size = math.ceil(len(places) / count)
-    for number in range(count):
-        suffix = f"_{number + 1}" if count > 1 else ""
-        yield suffix, places[number * size : (number + 1) * size]
-
-
-def ttft_figures(data: StudyData) -> Iterator[tuple[str, Figure]]:
-    """Yield the figure's name and the figure, one per page."""
-    yield from _figures(data, TTFT)
-
-
-def batching_figures(data: StudyData) -> Iterator[tuple[str, Figure]]:
-    """Yield TPOT, ITL and E2E as `ttft_figures` does TTFT; nothing without batching."""
-    if any(point.config["serving"] == "batching" for point in data.points):
-        for metric in BATCHING_METRICS:
-            yield from _figures(data, metric)
-
-
-def _figures(data: StudyData, metric: Metric) -> Iterator[tuple[str, Figure]]:
-    stem = f"{metric.key}_vs_{data.x.slug}" if data.x else metric.key
+def latency_figure(metric: Metric, data: StudyData) -> Figure | None:
+    """Return the statistics of a latency over x; None where the study has none."""
+    if metric is not TTFT and not any(p.config["serving"] == "batching" for p in data.points):
+        return None
     shown = [s for s in metric.panels if finite([point.value(s) for point in data.points])]
     if not shown:
-        return
-    for suffix, places in pages(data.places()):
-        page = _single_level_page if len(data.x_levels()) == 1 else _page
-        yield stem + suffix, page(data, places, metric, shown)
+        return None
+    page = _single_level_page if len(data.x_levels()) == 1 else _page
+    return page(data, data.places(), metric, shown)
 
 
-def _heading(data: StudyData, metric: Metric) -> Heading:
+def stable_limits(data: StudyData, metric: Metric, statistic: str) -> Limits:
+    """Return the range of a logarithmic axis: of what is stable, where anything is.
+
+    What overload makes of a latency depends on the length of the run, and would squash the rest.
+    """
+    kept = [p for p in data.points if not p.unstable and metric.value(p, statistic) > 0]
+    kept = kept or [p for p in data.points if metric.value(p, statistic) > 0]
+    if not kept:
+        return 0.1, 1.0
+    estimates = [metric.value(point, statistic) for point in kept]
+    ends = [metric.value(p, f"{statistic}_{end}") for p in kept for end in ("low", "high")]
+    known = [*estimates, *(end for end in finite(ends) if end > 0)]
+    low = max(min(known), min(estimates) / 5)
+    high = min(max(known), WIDEST_INTERVAL * max(estimates))
+    if high / low < 3:  # a log axis needs a tick or two
+        middle = math.sqrt(low * high)
+        low, high = min(low, middle / 1.8), max(high, middle * 1.8)
+    return low / 1.2, high * 1.3
+
+
+def _heading(data: StudyData, metric: Metric, shown: Sequence[str]) -> Heading:
     notes = missing_notes(data, metric.panels)
-    return heading(data, metric.title, notes=notes, ttft=metric is TTFT)
+    ends = [point.value(f"{s}_{end}") for point in data.points for s in shown
+            for end in ("low", "high")]  # fmt: skip
+    return heading(
+        data, metric.title, notes=notes, ttft=metric is TTFT,
+        intervals=any(not math.isnan(end) for end in ends),
+    )  # fmt: skip
 
 
 def _page(data: StudyData, places: list[Place], metric: Metric, shown: list[str]) -> Figure:
@@ -102,28 +123,30 @@ def _page(data: StudyData, places: list[Place], metric: Metric, shown: list[str]
     titles = [[f"{which(statistic)} {metric.short}" for _, statistic in row] for row in cells]
     theory = {str(place): _theory(data, place, axis) for place in places if metric is TTFT}
     labels = dict.fromkeys(curve.label for curves in theory.values() for curve in curves)
+    limits = {statistic: stable_limits(data, metric, statistic) for statistic in shown}
     depth, aside = axis.room(panel[0])
     sheet = make_sheet(
         [len(row) for row in cells],
         panel,
-        _heading(data, metric),
+        _heading(data, metric, shown),
         row_titles=[place_title(data, place) for place in places],
         panel_titles=titles if len(places) == 1 else titles[:1],
-        legend=[*series_legend(data), *_mark_legend(data, metric, list(labels))],
+        legend=[*series_legend(data), *_legend(data, metric, limits, list(labels)),
+                *shade_legend(data)],
         margins=Margins(left=max(0.72, aside + 0.15), between_x=0.48, bottom=0.55 + depth),
-    )
+    )  # fmt: skip
     for row, its_cells in enumerate(cells):
         for column, (place, statistic) in enumerate(its_cells):
             ax = sheet.axes[row][column]
-            _draw_panel(ax, data, axis, place, statistic)
+            log_axis(ax, limits[statistic])
+            _draw_panel(ax, data, axis, place, metric, statistic, limits[statistic])
             if statistic == "mean_ttft_s":
                 for curve in theory[str(place)]:
                     ax.plot(curve.x, curve.mean_ttft_s, color="black", linestyle=":",
                             linewidth=1.0, zorder=4)  # fmt: skip
-            log_seconds(ax, _limits(data, places, statistic))
             axis.dress(ax, panel[0], labelled=sheet.lowest(row, column))
             if column == 0:
-                ax.set_ylabel(f"{metric.short} (s)")
+                ax.set_ylabel(f"{metric.short} ({metric.unit})")
     return sheet.figure
 
 
@@ -135,38 +158,48 @@ def _single_level_page(
     step = min(0.8 / n_series, 0.16)
     panel = (max(4.4, 0.1 * n_series * len(shown)), 2.6 if len(places) == 1 else 1.8)
     lone = level_phrase(data.x.name, data.x.levels[0]) if data.x else ""
+    each = {statistic: stable_limits(data, metric, statistic) for statistic in shown}
+    limits = min(low for low, _ in each.values()), max(high for _, high in each.values())
     sheet = make_sheet(
         [1] * len(places),
         panel,
-        _heading(data, metric),
+        _heading(data, metric, shown),
         row_titles=[place_title(data, place) for place in places],
         panel_titles=[[lone]],
-        legend=[*series_legend(data), *_mark_legend(data, metric, [])],
+        legend=[*series_legend(data), *_legend(data, metric, dict.fromkeys(shown, limits), [])],
         margins=Margins(left=0.72, bottom=0.34),
     )
-    limits = [_limits(data, places, statistic) for statistic in shown]
     for row, place in enumerate(places):
         ax = sheet.axes[row][0]
+        log_axis(ax, limits)
         for index, (series, style) in enumerate(zip(data.series(), styles_of(data), strict=True)):
             point = data.point(place, series, data.x_levels()[0])
             if point is None:
                 continue
-            for i, statistic in enumerate(shown):
-                where = i + (index - (n_series - 1) / 2) * step
-                draw_series(ax, [(where, point)], statistic, style, joined=False, band=False)
-        log_seconds(ax, (min(low for low, _ in limits), max(high for _, high in limits)))
+            for position, statistic in enumerate(shown):
+                where = position + (index - (n_series - 1) / 2) * step
+                draw_series(ax, [(where, point)], metric, statistic, style, limits,
+                            joined=False, band=False)  # fmt: skip
         ax.set_xlim(-0.5, len(shown) - 0.5)
         ax.set_xticks(range(len(shown)), [which(s) for s in shown])
         ax.tick_params(labelbottom=True)
         ax.xaxis.grid(visible=False)
-        ax.set_ylabel(f"{metric.short} (s)")
+        ax.set_ylabel(f"{metric.short} ({metric.unit})")
     return sheet.figure
 
 
-def _mark_legend(data: StudyData, metric: Metric, theory: list[str]) -> list[LegendEntry]:
-    entries = stability_legend(data)
+def _legend(
+    data: StudyData, metric: Metric, limits: dict[str, Limits], theory: list[str]
+) -> list[LegendEntry]:
+    drawn = [(state_of(point), metric.value(point, s), limits[s])
+             for point in data.points for s in limits]  # fmt: skip
+    entries = mark_legend(drawn, verdicts=False)
+    entries += open_legend(
+        [point.value(f"{s}_{end}") for point in data.points if not point.unstable
+         for s in limits for end in ("low", "high")]
+    )  # fmt: skip
     if any(metric.key in point.line["lower_bounds"] for point in data.points):
-        arrow = Line2D([], [], color=GREY, linestyle="none", marker=_ARROW, markersize=9)
+        arrow = Line2D([], [], color=GREY, linestyle="none", marker=6, markersize=6)
         entries.append(LegendEntry(arrow, "lower bound: unserved requests"))
     handle = Line2D([], [], color="black", linestyle=":", linewidth=1.0)
     return [*entries, *(LegendEntry(handle, label) for label in theory)]
@@ -177,12 +210,20 @@ def _theory(data: StudyData, place: Place, axis: XAxis) -> list[TheoryCurve]:
     return [curve for line in lines if (curve := theory_curve(line, axis)) is not None]
 
 
-def _draw_panel(ax: Axes, data: StudyData, axis: XAxis, place: Place, statistic: str) -> None:
+def _draw_panel(
+    ax: Axes,
+    data: StudyData,
+    axis: XAxis,
+    place: Place,
+    metric: Metric,
+    statistic: str,
+    limits: Limits,
+) -> None:
     axis.shade(ax, unstable_levels(data, place))
     bands = axis.numeric and len(data.series()) <= BANDS_UP_TO
     for index, (series, style) in enumerate(zip(data.series(), styles_of(data), strict=True)):
         points = line_points(data, axis, place, series, index)
-        draw_series(ax, points, statistic, style, joined=axis.numeric, band=bands)
+        draw_series(ax, points, metric, statistic, style, limits, joined=axis.numeric, band=bands)
 
 
 def line_points(
@@ -196,96 +237,61 @@ def line_points(
 def draw_series(
     ax: Axes,
     points: list[tuple[float, Point]],
+    metric: Metric,
     statistic: str,
     style: SeriesStyle,
+    limits: Limits,
     *,
     joined: bool,
     band: bool,
 ) -> None:
-    """Draw a line through what is stable; the rest stands alone, hollow."""
+    """Draw a line through what is stable; the rest stands alone, hollow, or at the axis' edge."""
     x = [place for place, _ in points]
-    y = [point.value(statistic) for _, point in points]
-    kept = [
-        math.nan if point.unstable else value for value, (_, point) in zip(y, points, strict=True)
-    ]
-    low = [point.value(f"{statistic}_low") for _, point in points]
-    high = [point.value(f"{statistic}_high") for _, point in points]
-    # on a logarithmic axis an interval that reaches zero goes on to the axis' end
-    low = [max(value, 1e-12) for value in low]
+    stable = [not point.unstable for _, point in points]
+    y = [metric.value(point, statistic) for _, point in points]
+    kept, low, high = (
+        [metric.value(point, statistic + end) if ok else math.nan
+         for (_, point), ok in zip(points, stable, strict=True)]
+        for end in ("", "_low", "_high")
+    )  # fmt: skip
     if joined:
         ax.plot(x, kept, color=style.color, linestyle=style.linestyle, zorder=3)
         if band:
             ax.fill_between(
-                x, low, high, where=[math.isfinite(v) for v in kept],
+                x, [max(value, limits[0]) for value in low],
+                [min(value, limits[1]) for value in high],
+                where=[not math.isnan(a + b) for a, b in zip(low, high, strict=True)],
                 color=style.color, alpha=0.18, linewidth=0, zorder=2,
             )  # fmt: skip
-    for place, value, lower, upper, (_, point) in zip(x, y, low, high, points, strict=True):
-        if not math.isfinite(value):
-            continue
-        if not point.unstable and math.isfinite(lower):
-            ax.vlines(place, lower, upper, color=style.color, linewidth=1.1, zorder=3)
-        draw_marker(ax, place, value, style, unstable=point.unstable,
-                    undetermined=point.undetermined)  # fmt: skip
-        if statistic in point.line["lower_bounds"].split():
-            ax.annotate("↑", (place, value), (0, 3), textcoords="offset points", ha="center",
-                        va="bottom", color=style.color)  # fmt: skip
+    draw_intervals(ax, x, low, high, style.color, limits)
+    draw_markers(ax, x, y, [state_of(point) for _, point in points], style, limits)
+    for place, value, (_, point) in zip(x, y, points, strict=True):
+        if statistic in point.line["lower_bounds"].split() and math.isfinite(value):
+            ax.annotate("↑", (place, min(value, limits[1])), (0, 3), textcoords="offset points",
+                        ha="center", va="bottom", color=style.color)  # fmt: skip
 
 
-_ARROW = r"$\uparrow$"
-
-
-def draw_marker(
-    ax: Axes, x: float, y: float, style: SeriesStyle, *, unstable: bool, undetermined: bool
-) -> None:
-    """Draw a point: hollow if unstable, half filled if nobody knows."""
-    ax.plot(
-        [x],
-        [y],
-        linestyle="none",
-        marker=style.marker,
-        color=style.color,
-        markerfacecolor="white" if unstable else style.color,
-        fillstyle="left" if undetermined else "full",
-        markerfacecoloralt="white",
-        zorder=4,
-        clip_on=False,
-    )
-
-
-def _limits(data: StudyData, places: list[Place], statistic: str) -> tuple[float, float]:
-    """Return one range for all panels of a statistic, so that rows can be compared."""
-    values = []
-    for point in data.points:
-        if any(agrees(point.coordinates, place) for place in places):
-            values.append(point.value(statistic))
-            if not point.unstable:
-                values += [point.value(f"{statistic}_low"), point.value(f"{statistic}_high")]
-    known = [value for value in finite(values) if value > 0]
-    estimates = [point.value(statistic) for point in data.points]
-    least = min(value for value in finite(estimates) if value > 0) / 5
-    low, high = max(min(known), least), max(known)
-    if high / low < 3:  # a log axis needs a tick or two
-        middle = math.sqrt(low * high)
-        low, high = min(low, middle / 1.8), max(high, middle * 1.8)
-    return low / 1.2, high * 1.3
-
-
-def log_seconds(ax: Axes, limits: tuple[float, float]) -> None:
+def log_axis(ax: Axes, limits: Limits, *, along: str = "y") -> None:
     """Give an axis of times a logarithmic scale with readable ticks."""
-    ax.set_yscale("log")
-    ax.set_ylim(*limits)
+    axis = ax.yaxis if along == "y" else ax.xaxis
+    if along == "y":
+        ax.set_yscale("log")
+        ax.set_ylim(*limits)
+    else:
+        ax.set_xscale("log")
+        ax.set_xlim(*limits)
     decades = math.log10(limits[1] / limits[0])
     steps: tuple[float, ...] = (1.0,)
     if decades < 0.8:
-        steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+        steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if along == "y" else (1.0, 2.0, 3.0, 5.0)
     elif decades < 2.2:
-        steps = (1.0, 2.0, 5.0)
-    ax.yaxis.set_major_locator(LogLocator(base=10, subs=steps, numticks=12))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+        steps = (1.0, 2.0, 5.0) if along == "y" else (1.0, 3.0)
+    axis.set_major_locator(LogLocator(base=10, subs=steps, numticks=12))
+    axis.set_minor_locator(NullLocator())  # small ticks cost more than the curves
     if limits[0] >= 1e-4 and limits[1] < 1e5:
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
     else:
-        ax.yaxis.set_major_formatter(LogFormatterSciNotation())
+        axis.set_major_formatter(LogFormatterSciNotation())
 
 
 def which(statistic: str) -> str:
