@@ -83,6 +83,7 @@ def paired(
     candidate: ArrayLike,
     pooled: tuple[float, float] | None = None,
     level: float = 0.95,
+    of: str = "replicates",
 ) -> PairedComparison:
     r"""Compare two sides, replicate by replicate.
 
@@ -104,6 +105,9 @@ def paired(
         `simlib.stats.intervals.percentile_interval`).
     level : float
         Confidence level of the intervals.
+    of : str
+        What the values are of, as the method says it: long batches of a single run may take the
+        place of replicates.
 
     Raises
     ------
@@ -112,7 +116,7 @@ def paired(
     """
     b, c = _pair(baseline, candidate)
     kind = "paired t" if pooled is None else "paired sectioning"
-    return _compare(b, c, level, f"{kind} over {b.size} replicates", "replicate", pooled)
+    return _compare(b, c, level, f"{kind} over {b.size} {of}", "replicate", pooled)
 
 
 def paired_batches(
