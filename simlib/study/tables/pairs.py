@@ -87,15 +87,22 @@ def pairs_of(
     sides : sequence of (coordinates, Side)
         Every point of the study.
     """
-    bases = [(where, side) for where, side in sides if where[factor] == baseline]
-    for here, side in sides:
-        if here[factor] == baseline:
+    others = [key for key in sides[0][0] if key != factor]
+    bases: dict[tuple[Any, ...], list[Side]] = {}
+    for where, side in sides:
+        if where[factor] == baseline:
+            bases.setdefault(tuple(where[key] for key in others), []).append(side)
+    everywhere = any(None in place for place in bases)
+    for where, side in sides:
+        if where[factor] == baseline:
             continue
-        others = [key for key in here if key != factor]
-        for there, base in bases:
-            if all(_agree(here[key], there[key]) for key in others):
-                where = {key: here[key] if here[key] is not None else there[key] for key in others}
-                yield Pair(where, base, side)
+        here = tuple(where[key] for key in others)
+        # found at once, unless something does not matter to a side and fits any level
+        for there in list(bases) if everywhere or None in here else [here]:
+            if all(map(_agree, here, there)):
+                levels = [a if a is not None else b for a, b in zip(here, there, strict=True)]
+                for base in bases.get(there, ()):
+                    yield Pair(dict(zip(others, levels, strict=True)), base, side)
 
 
 def unfairness(baseline: SimConfig, candidate: SimConfig) -> list[str]:

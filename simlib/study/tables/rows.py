@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from simlib.study.measurement.classes import ClassMeasurement, class_lines, meas
 from simlib.study.measurement.measure import PointMeasurement, measure_point
 from simlib.study.measurement.measured import interval_columns, reasons
 from simlib.study.measurement.over_time import occupation_columns, timeline_lines
+from simlib.study.tables.kept import Kept, MeasuredPoint
 from simlib.study.tables.pairs import Side
 from simlib.study.tables.requests_table import RequestsTable
 
@@ -54,19 +56,32 @@ class MeasuredRow:
 
 
 def measured_row(row: dict[str, Any], results: Path, requests: RequestsTable | None) -> MeasuredRow:
-    """Measure a row of study.json; on the way, hand its records to the table of requests."""
+    """Measure a row of study.json, or read what was kept of it.
+
+    On the way, hand its records to the table of requests.
+    """
     config = SimConfig.from_dict(row["config"])
-    records = [
-        read_replicate(results, row["point_id"], r) for r in range(_replicates_of(row, results))
-    ]
-    if requests is not None:
-        for replicate, one in enumerate(records):
-            requests.add(row, config, replicate, one)
+    count, point_id = _replicates_of(row, results), row["point_id"]
+    kept = Kept.of(config, [result_path(results, point_id, r) for r in range(count)])
+    measured = kept.read()
+    if measured is None or requests is not None:
+        records = [read_replicate(results, point_id, r) for r in range(count)]
+        if requests is not None:
+            for replicate, one in enumerate(records):
+                requests.add(row, config, replicate, one)
+        if measured is None:
+            measured = _measure(records, config)
+            kept.write(measured)
+    precision = _precision(row, results)
+    return MeasuredRow(
+        row["coordinates"], config, point_id, measured.point, precision, measured.classes
+    )
+
+
+def _measure(records: Sequence[RequestRecords], config: SimConfig) -> MeasuredPoint:
     point = measure_point(records, config)
     classes = measure_classes(records, config, point) if config.request_classes else ()
-    return MeasuredRow(
-        row["coordinates"], config, row["point_id"], point, _precision(row, results), classes
-    )
+    return MeasuredPoint(point, classes)
 
 
 def read_replicate(results: Path, point_id: str, replicate: int) -> RequestRecords:
