@@ -465,6 +465,7 @@ STUDY = {
     "replicates": 3,
     "studies": {
         "one": {
+            "requests_table": True,
             "overrides": {"request_classes": {**TWO, "free": {"priority": 2}}},
             "sweep": {"grid": {DISCIPLINE: ["fcfs", "priority"], "arrival.rate_per_s": [8, 10]}},
             "compare": {"factor": DISCIPLINE, "baseline": "fcfs"},

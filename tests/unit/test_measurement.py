@@ -228,6 +228,25 @@ def test_runs_of_other_requests_are_not_paired() -> None:
 # ---------------------------------------------------------------- estimators
 
 
+@pytest.mark.parametrize("drain", [True, False])
+def test_the_distribution_is_how_many_had_at_most_that_ttft(drain: bool) -> None:
+    settings = {"sim_seconds": 400.0, "arrival": {"rate_per_s": 8}, "drain": drain}
+    config = SimConfig.from_dict(settings)
+    runs = [simulate(config, r) for r in range(2)]
+    ttft_s = np.concatenate(
+        [(run.first_token_s - run.arrival_s)[run.arrival_s >= 60] for run in runs]
+    )
+    distribution = measure_point(runs, config).distribution
+    assert distribution is not None
+    lines = distribution.lines({"point_id": "x"})
+    assert len(lines) == 110
+    for line in lines:  # a request that got no token is slower than all
+        assert np.mean(ttft_s <= line["ttft_s"] * (1 + 1e-8)) >= line["share"] - 1e-12
+        assert np.mean(ttft_s < line["ttft_s"] * (1 - 1e-8)) <= line["share"] + 1e-12
+    assert lines[-1]["share"] == pytest.approx(np.mean(~np.isnan(ttft_s)))
+    assert (lines[-1]["share"] < 1) == (not drain)
+
+
 def test_without_a_drain_percentiles_have_the_same_estimator_as_with_one() -> None:
     """Pooled over replicates, those still waiting with the wait so far; never their mean."""
     settings = {"mode": "disagg", "sim_seconds": 400.0, "arrival": {"rate_per_s": 8}}

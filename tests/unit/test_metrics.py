@@ -23,6 +23,7 @@ from simlib.study.plan.spec import Precision
 from tests.unit.test_one_measurement import tables_of
 
 STUDY: dict[str, Any] = {
+    "requests_table": True,
     "sweep": {"grid": {"mode": ["mono", "disagg"], "arrival.rate_per_s": [2, 4]}},
     "compare": {"factor": "mode", "baseline": "mono"},
 }

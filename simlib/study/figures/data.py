@@ -100,7 +100,8 @@ class StudyData:
     """A line per point and request class; empty without classes."""
     timeline: tuple[Line, ...]
     """A line per point, pool and bin of time; empty without timelines."""
-    requests: Path | None
+    distribution: Path | None
+    """The table of the points' distributions of TTFT, if it is there."""
     x: Factor | None
     """The factor along the horizontal axis; None if nothing is swept."""
     colour: Factor | None
@@ -121,7 +122,7 @@ class StudyData:
                 str(tables),
             )  # fmt: skip
         factors = tuple(Factor(f["name"], tuple(f["levels"])) for f in study["factors"])
-        requests = tables / "requests.parquet"
+        distribution = tables / "distribution.csv"
         # tables of a comparison that the study no longer makes may still lie there
         compare, crossover = study["compare"], study["crossover"]
         x, colour, facets = _roles(factors, compare, crossover)
@@ -145,7 +146,7 @@ class StudyData:
             crossings=_read_csv(tables / "crossover.csv") if crossover else (),
             classes=_read_csv(tables / "classes.csv") if _any_has(study, "request_classes") else (),
             timeline=_read_csv(tables / "timeline.csv") if _any_has(study, "timeline") else (),
-            requests=requests if study["requests_table"] and requests.is_file() else None,
+            distribution=distribution if distribution.is_file() else None,
             x=x,
             colour=colour,
             facets=facets,

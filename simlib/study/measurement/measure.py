@@ -20,6 +20,7 @@ from simlib.core.summary import (
 from simlib.stats.intervals import Interval
 from simlib.stats.stability import Drift, Stability, drift, verdict_of_drifts
 from simlib.stats.warmup import SuggestedWarmup, suggested_warmup_s
+from simlib.study.measurement.distribution import Distribution
 from simlib.study.measurement.measured import Measured, digest, measure_metric
 from simlib.study.measurement.over_time import MeasuredOverTime, measure_over_time
 
@@ -46,6 +47,8 @@ class PointMeasurement:
     """By statistic, such as p99_ttft_s."""
     stability: Stability
     warmup: SuggestedWarmup
+    distribution: Distribution | None = None
+    """Of TTFT; None if nobody got a first token."""
     requests: str = ""
     """Of a single replicate: which requests arrived in the window, in short."""
     over_time: MeasuredOverTime | None = None
@@ -137,6 +140,7 @@ def measure_point(replicates: Sequence[RequestRecords], config: SimConfig) -> Po
             [ttft_s(records, config.ttft_definition)[:shortest] for records in replicates],
             [records.arrival_s[:shortest] for records in replicates],
         ),
+        distribution=Distribution.of(taken.samples["ttft"]),
         requests=arrived_in_window(replicates[0], config) if len(replicates) == 1 else "",
         over_time=over_time,
     )

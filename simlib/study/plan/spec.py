@@ -105,8 +105,8 @@ class Study(ConfigModel):
     compare: Compare | None = None
     crossover: Crossover | None = None
     precision: Precision | None = None
-    requests_table: bool = True
-    """Also write every request of the study as Parquet."""
+    requests_table: bool = False
+    """Also write every request of the study as Parquet; two thirds of the results' size again."""
 
 
 class StudyFile(ConfigModel):

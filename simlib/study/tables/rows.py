@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,9 @@ from simlib.study.measurement.measured import interval_columns, reasons
 from simlib.study.measurement.over_time import occupation_columns, timeline_lines
 from simlib.study.tables.kept import Kept, MeasuredPoint
 from simlib.study.tables.pairs import Side
-from simlib.study.tables.requests_table import RequestsTable
+
+if TYPE_CHECKING:  # its library takes as long to import as all else here
+    from simlib.study.tables.requests_table import RequestsTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ class MeasuredRow:
         """Return its lines of timeline.csv; none without a timeline."""
         over_time = self.point.over_time
         return [] if over_time is None else timeline_lines(over_time, self._where())
+
+    def distribution_lines(self) -> list[dict[str, Any]]:
+        """Return its lines of distribution.csv; none if nobody got a first token."""
+        distribution = self.point.distribution
+        return [] if distribution is None else distribution.lines(self._where())
 
     def _where(self) -> dict[str, Any]:
         return {**self.coordinates, "point_id": self.point_id}

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from simlib import __version__
 from simlib.core.model_version import MODEL_VERSION
-from simlib.files import replacing, write_json
+from simlib.files import write_json
 from simlib.study.jobs import outputs
 from simlib.study.jobs.described import read_study
 from simlib.study.tables.attribution import attribute_pairs
 from simlib.study.tables.comparison import compare_classes, compare_pairs
 from simlib.study.tables.crossover import crossover_lines
 from simlib.study.tables.pairs import pairs_of
-from simlib.study.tables.requests_table import requests_table
 from simlib.study.tables.rows import MeasuredRow, measured_row, summary_line
+from simlib.study.tables.text import write_table
+
+if TYPE_CHECKING:
+    from simlib.study.tables.requests_table import RequestsTable
 
 
 def write_tables(study_path: Path, results: Path, output: Path) -> None:
@@ -29,15 +30,23 @@ def write_tables(study_path: Path, results: Path, output: Path) -> None:
     """
     study = read_study(study_path)
     names = {"requests.parquet"} if study["requests_table"] else set()
-    with (
-        requests_table(output / "requests.parquet", study["rows"]) if names else nullcontext()
-    ) as requests:
+    with _requests_table(study, output) as requests:
         rows = [measured_row(row, results, requests) for row in study["rows"]]
     for name, lines in _tables(study, rows, results):
-        _write_csv(output / name, lines)
+        write_table(output / name, lines)
         names.add(name)
     write_json(output / "provenance.json", _provenance(study, rows))
     outputs.record(output, "tables", [*names, "provenance.json"])
+
+
+def _requests_table(
+    study: dict[str, Any], output: Path
+) -> AbstractContextManager[RequestsTable | None]:
+    if not study["requests_table"]:
+        return nullcontext()
+    from simlib.study.tables.requests_table import requests_table
+
+    return requests_table(output / "requests.parquet", study["rows"])
 
 
 def _tables(
@@ -46,6 +55,7 @@ def _tables(
     """Yield name and lines of each table but that of requests."""
     classes = any(row.classes for row in rows)
     yield "summary.csv", [summary_line(row) for row in rows]
+    yield "distribution.csv", [line for row in rows for line in row.distribution_lines()]
     if classes:
         yield "classes.csv", [line for row in rows for line in row.class_lines()]
     if any(row.point.over_time for row in rows):
@@ -84,8 +94,3 @@ def _provenance(study: dict[str, Any], rows: list[MeasuredRow]) -> dict[str, Any
             for row, described in zip(rows, study["rows"], strict=True)
         ],
     }
-
-
-def _write_csv(path: Path, lines: list[dict[str, Any]]) -> None:
-    with replacing(path) as temporary:
-        pd.DataFrame(lines).to_csv(temporary, index=False, float_format="%.9g")
