@@ -202,6 +202,18 @@ def test_single_runs_are_paired_by_their_batches() -> None:
     assert test.outcome.difference.half_width == pytest.approx(2.26216 * error, rel=1e-4)
 
 
+def test_batches_of_single_runs_that_are_too_small_say_so() -> None:
+    """800 requests in each of five batches are too few for a p99, and enough for a p90."""
+    pair = pair_of(1, sim_seconds=2060, arrival={"rate_per_s": 2})
+    lines = {line["statistic"]: line for line in compare_pairs([pair])}
+    p99 = lines["p99_ttft_s"]
+    assert p99["verdict"] == "not tested"
+    assert "in a batch" in p99["note"]
+    assert p99["difference_s"] == p99["candidate_s"] - p99["baseline_s"]
+    assert lines["p90_ttft_s"]["pairs"] == 5
+    assert lines["mean_ttft_s"]["pairs"] == 10
+
+
 def test_where_one_side_rejects_what_both_served_is_compared() -> None:
     pair = pair_of(1, sim_seconds=1500)
     config, records = pair.candidate.config, pair.candidate.load()
