@@ -9,32 +9,16 @@ from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 import click
 
-from simlib.analysis.table import as_csv, as_text, write_text
 from simlib.cli.group import Command
 from simlib.cli.options import configures, numbers, overrides_of
 from simlib.errors import InvalidParameterError
 
 if TYPE_CHECKING:  # simulating is imported when it is done: the options alone answer --help
-    from simlib.analysis.point import Settings
     from simlib.core.config import Mode, SimConfig
+    from simlib.core.settings import Settings
 
 DEFAULT_RATES = (0.5, 1.0, 2.0, 3.0, 4.0)
 
-COLUMNS = {
-    "mode": "mode",
-    "arrival_rate_per_s": "req/s",
-    "total_gpus": "GPUs",
-    "num_samples": "samples",
-    "mean_ttft_s": "mean",
-    "p50_ttft_s": "p50",
-    "p90_ttft_s": "p90",
-    "p95_ttft_s": "p95",
-    "p99_ttft_s": "p99",
-    "throughput_rps": "done/s",
-    "rho": "rho",
-    "stability": "stability",
-}
-"""Keys and headings of the printed table; the CSV has `CSV_COLUMNS` too."""
 CSV_COLUMNS = (
     "replicate",
     "ttft_definition",
@@ -47,6 +31,23 @@ CSV_COLUMNS = (
     "utilization_prefill",
     "utilization_decode",
 )
+"""Keys of the CSV after those of `columns`."""
+
+
+def columns() -> dict[str, str]:
+    """Return keys and headings of the printed table."""
+    from simlib.core.metrics import METRICS
+
+    return {
+        "mode": "mode",
+        "arrival_rate_per_s": "req/s",
+        "total_gpus": "GPUs",
+        "num_samples": "samples",
+        **{statistic.name: statistic.short for statistic in METRICS["ttft"].statistics},
+        "throughput_rps": "done/s",
+        "rho": "rho",
+        "stability": "stability",
+    }
 
 
 def run_point(
@@ -67,14 +68,14 @@ def run_point(
     replicate : int
         Replicates of one seed see other random streams.
     **settings
-        As in `simlib.analysis.point.Settings`: sim_seconds, warmup_seconds, random_seed,
+        As in `simlib.core.settings.Settings`: sim_seconds, warmup_seconds, random_seed,
         prompt_lognormal, output_lognormal, mono_params, disagg_params, engine, drain,
         ttft_definition, and `config` for what is left out.
 
     Returns
     -------
     dict
-        Statistics (see `simlib.analysis.point.statistics_of`) with arrival_rate_per_s,
+        Statistics (see `simlib.study.tables.one_run.statistics_of`) with arrival_rate_per_s,
         prefill_tokens_per_s, total_gpus, replicate, and the largest offered load of a pool, rho.
 
     Raises
@@ -82,25 +83,11 @@ def run_point(
     InvalidParameterError
         If a value is not allowed.
     """
-    from simlib.analysis.point import point_config
+    from simlib.core.settings import point_config
+    from simlib.study.tables.one_run import row_of
 
     config = point_config(mode=mode, arrival_rate_per_s=arrival_rate_per_s, **settings)
     return row_of(config, replicate)
-
-
-def row_of(config: SimConfig, replicate: int) -> dict[str, Any]:
-    """Simulate one point and return a row of a sweep's table."""
-    from simlib.analysis.point import run
-
-    _, statistics = run(config, replicate)
-    return {
-        "arrival_rate_per_s": config.arrival.rate_per_s,
-        "prefill_tokens_per_s": config.cluster.prefill_tokens_per_s,
-        "total_gpus": config.deployment.total_gpus,
-        "replicate": replicate,
-        "rho": max(value for key, value in statistics.items() if key.startswith("rho_")),
-        **statistics,
-    }
 
 
 def chosen_modes(mode: str) -> tuple[Mode, ...]:
@@ -117,13 +104,15 @@ def chosen_modes(mode: str) -> tuple[Mode, ...]:
 
 def write_rows(
     rows: Sequence[Mapping[str, Any]],
-    columns: Mapping[str, str],
+    shown: Mapping[str, str],
     output_format: str,
     output: str | None,
 ) -> None:
     """Print the rows as a table or CSV, and write them as CSV to `output` if given."""
+    from simlib.study.tables.text import as_csv, as_text, write_text
+
     csv_rows = [{**row, "lower_bounds": " ".join(row["lower_bounds"])} for row in rows]
-    as_csv_text = as_csv(csv_rows, (*columns, *CSV_COLUMNS))
+    as_csv_text = as_csv(csv_rows, (*shown, *CSV_COLUMNS))
     if output is not None:
         write_text(Path(output), as_csv_text)
     if output_format == "csv":
@@ -131,8 +120,8 @@ def write_rows(
     else:
         definition = rows[0]["ttft_definition"]
         click.echo(f"TTFT in seconds ({definition}); rho: load of the busiest pool")
-        click.echo(as_text(rows, columns))
-        _explain_marks(rows)
+        click.echo(as_text(rows, shown))
+        _explain_marks(rows, shown)
 
 
 def swept(
@@ -143,9 +132,10 @@ def swept(
     Parameters
     ----------
     factors : mapping of parameter to levels
-        Parameters of `simlib.analysis.point.point_config`, such as arrival_rate_per_s.
+        Parameters of `simlib.core.settings.point_config`, such as arrival_rate_per_s.
     """
-    from simlib.analysis.point import point_config
+    from simlib.core.settings import point_config
+    from simlib.study.tables.one_run import row_of
 
     levels = [[(name, value) for value in values] for name, values in factors.items()]
     # all points are checked before the first is simulated
@@ -204,18 +194,20 @@ def main(
     All points of one rate see the same requests. For replicates, intervals and figures, describe
     a study in config.yaml instead.
     """
-    from simlib.analysis.point import resolve_config
+    from simlib.core.settings import resolve_config
 
     base = resolve_config(config, overrides_of(given))
     rows = swept(base, chosen_modes(mode), replicate, {"arrival_rate_per_s": rates})
-    write_rows(rows, COLUMNS, output_format, output)
+    write_rows(rows, columns(), output_format, output)
 
 
-def _explain_marks(rows: Sequence[Mapping[str, Any]]) -> None:
+def _explain_marks(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) -> None:
     if any(row["stability"] == "unstable" for row in rows):
         click.echo("unstable: the queue grows all through the run; TTFT tells the run's length.")
     if any(row["lower_bounds"] for row in rows):
         click.echo("≥: a lower bound; some requests got no first token before the run ended.")
+    if any(key in row["unsupported"] for row in rows for key in shown):
+        click.echo("–: too few requests for it; a longer run (--sim-seconds) has more.")
 
 
 if __name__ == "__main__":

@@ -6,22 +6,15 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
-from simlib.analysis.sweep import COLUMNS as SWEEP_COLUMNS
-from simlib.analysis.sweep import chosen_modes, row_of, sweep_options, swept, write_rows
+from simlib.analysis.sweep import chosen_modes, columns, sweep_options, swept, write_rows
 from simlib.cli.group import Command
 from simlib.cli.options import configures, numbers, overrides_of
 
 if TYPE_CHECKING:
-    from simlib.analysis.point import Settings
     from simlib.core.config import Mode
+    from simlib.core.settings import Settings
 
 DEFAULT_PREFILL_RATES = (4000.0, 8000.0, 16000.0)
-
-COLUMNS = {
-    "mode": SWEEP_COLUMNS["mode"],
-    "prefill_tokens_per_s": "prefill tok/s",
-    **SWEEP_COLUMNS,
-}
 
 
 def run_point(
@@ -57,7 +50,8 @@ def run_point(
     InvalidParameterError
         If a value is not allowed.
     """
-    from simlib.analysis.point import point_config
+    from simlib.core.settings import point_config
+    from simlib.study.tables.one_run import row_of
 
     config = point_config(
         mode=mode,
@@ -93,11 +87,13 @@ def main(
     The prefill rate is set on both deployments, and all points of one arrival rate see the same
     requests.
     """
-    from simlib.analysis.point import resolve_config
+    from simlib.core.settings import resolve_config
 
     base = resolve_config(config, overrides_of(given))
     factors = {"prefill_tokens_per_s": prefill_rates, "arrival_rate_per_s": rates}
-    write_rows(swept(base, chosen_modes(mode), replicate, factors), COLUMNS, output_format, output)
+    rows = swept(base, chosen_modes(mode), replicate, factors)
+    shown = {"mode": "mode", "prefill_tokens_per_s": "prefill tok/s", **columns()}
+    write_rows(rows, shown, output_format, output)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,14 @@ if TYPE_CHECKING:  # matplotlib takes half a second, which --help need not pay
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from simlib.analysis.point import ConfigSource
     from simlib.core.config import Engine, Mode, SimConfig
     from simlib.core.records import Floats, TtftDefinition
+    from simlib.core.settings import ConfigSource
     from simlib.core.simulator import DisaggParams, LogNormalParams, MonoParams
 
 Run = tuple[Mapping[str, Any], "Floats"]
 """Statistics and TTFT samples, as `run_sim_with_details` returns them."""
 
-PERCENTILES = (50, 90, 95, 99)
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette, told apart with any colour vision (https://jfly.uni-koeln.de/color/)
 COLOURS = {"mono": "#0072B2", "disagg": "#D55E00"}
@@ -64,7 +63,7 @@ def run_sim_with_details(
     Returns
     -------
     statistics : dict
-        As `simlib.analysis.point.statistics_of` returns.
+        As `simlib.study.tables.one_run.statistics_of` returns.
     ttft_s : array, shape (num_samples,)
         TTFT in seconds of the requests that arrived in the window and got a first token, in
         order of arrival.
@@ -74,7 +73,8 @@ def run_sim_with_details(
     InvalidParameterError
         If a value is not allowed.
     """
-    from simlib.analysis.point import point_config, run, ttft_samples
+    from simlib.core.settings import point_config
+    from simlib.study.tables.one_run import run, ttft_samples
 
     resolved = point_config(
         mode,
@@ -194,6 +194,8 @@ def _colours(labels: Sequence[str]) -> dict[str, str]:
 
 
 def _draw_distributions(axes: Axes, runs: Mapping[str, Run], colours: Mapping[str, str]) -> None:
+    from simlib.core.metrics import METRICS
+
     for label, (statistics, values) in runs.items():
         served = statistics["arrived"] - statistics["rejected"]
         x = np.sort(values)
@@ -211,7 +213,10 @@ def _draw_distributions(axes: Axes, runs: Mapping[str, Run], colours: Mapping[st
     axes.set_ylim(0.0, 1.02)
     axes.set_ylabel("share of requests")
     axes.set_title("Distribution", fontsize=11, color=_INK, loc="left")
-    for share, name in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99")):
+    for statistic in METRICS["ttft"].statistics:
+        if statistic.percent is None:
+            continue
+        share, name = statistic.percent / 100, statistic.short
         axes.axhline(share, color="#999999", linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
         axes.annotate(
             name,
@@ -227,10 +232,15 @@ def _draw_distributions(axes: Axes, runs: Mapping[str, Run], colours: Mapping[st
 
 
 def _draw_percentiles(axes: Axes, runs: Mapping[str, Run], colours: Mapping[str, str]) -> None:
-    names = ["mean_ttft_s", *(f"p{q}_ttft_s" for q in PERCENTILES)]
+    from simlib.core.metrics import METRICS
+
+    shown = METRICS["ttft"].statistics
+    names = [statistic.name for statistic in shown]
     width = 0.86 / len(runs)
     for i, (label, (statistics, _)) in enumerate(runs.items()):
-        heights = np.array([statistics[name] for name in names])
+        # what tables leave empty, for want of requests, has no bar
+        without = statistics.get("unsupported", ())
+        heights = np.array([np.nan if name in without else statistics[name] for name in names])
         x = np.arange(len(names)) + (i - (len(runs) - 1) / 2) * width
         unstable = statistics.get("stability") == "unstable"
         axes.bar(
@@ -243,6 +253,8 @@ def _draw_percentiles(axes: Axes, runs: Mapping[str, Run], colours: Mapping[str,
             linewidth=0.0,
         )
         for position, height, name in zip(x, heights, names, strict=True):
+            if np.isnan(height):
+                continue
             bound = "↑" if name in statistics["lower_bounds"] else ""
             axes.annotate(
                 f"{_short(height)}{bound}",
@@ -255,7 +267,7 @@ def _draw_percentiles(axes: Axes, runs: Mapping[str, Run], colours: Mapping[str,
             )
     # from zero, so that the bars' lengths can be compared
     axes.set_ylim(0.0, axes.get_ylim()[1] * 1.05)
-    axes.set_xticks(range(len(names)), ["mean", *(f"p{q}" for q in PERCENTILES)])
+    axes.set_xticks(range(len(names)), [statistic.short for statistic in shown])
     axes.set_title("Mean and percentiles", fontsize=11, color=_INK, loc="left")
 
 
@@ -300,7 +312,7 @@ def _label(label: str, statistics: Mapping[str, Any]) -> str:
 @configures(without=("mode",))
 def main(output: str, title: str | None, replicate: int, config: str | None, **given: Any) -> None:
     """Draw both deployments' TTFT: distributions and percentiles, on identical requests."""
-    from simlib.analysis.point import resolve_config
+    from simlib.core.settings import resolve_config
 
     base = resolve_config(config, overrides_of(given))
     runs = {

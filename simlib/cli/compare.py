@@ -5,41 +5,31 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from simlib.cli.group import Command
 from simlib.cli.options import configures, overrides_of
-from simlib.errors import InvalidParameterError
 
 if TYPE_CHECKING:  # simulating is imported when it is done: the options alone answer --help
-    from simlib.analysis.point import ConfigSource
     from simlib.core.config import Engine, Mode, SimConfig
-    from simlib.core.records import TtftDefinition
+    from simlib.core.records import RequestRecords, TtftDefinition
+    from simlib.core.settings import ConfigSource
     from simlib.core.simulator import DisaggParams, LogNormalParams, MonoParams
+    from simlib.study.tables.pairs import Pair
 
 MODES = ("mono", "disagg")
-COMPARED = {
-    "mean_ttft_s": "TTFT mean (s)",
-    "p50_ttft_s": "TTFT p50 (s)",
-    "p90_ttft_s": "TTFT p90 (s)",
-    "p95_ttft_s": "TTFT p95 (s)",
-    "p99_ttft_s": "TTFT p99 (s)",
-    "mean_tpot_s": "TPOT mean (s)",
-    "mean_e2e_s": "E2E mean (s)",
-    "p99_e2e_s": "E2E p99 (s)",
-    "throughput_rps": "throughput (1/s)",
-}
-"""Statistics whose differences are shown, and their headings."""
-_ROUNDING = 1e-9
+THROUGHPUT = "throughput_rps"
 _COLUMNS = {
-    "metric": "",
+    "label": "",
     "mono": "mono",
     "disagg": "disagg",
     "difference": "difference",
     "interval": "95% CI",
     "relative": "relative",
+    "verdict": "verdict",
 }
 
 
@@ -68,14 +58,15 @@ def run_sim(
     Returns
     -------
     dict
-        As `simlib.analysis.point.statistics_of` returns.
+        As `simlib.study.tables.one_run.statistics_of` returns.
 
     Raises
     ------
     InvalidParameterError
         If a value is not allowed.
     """
-    from simlib.analysis.point import point_config, run
+    from simlib.core.settings import point_config
+    from simlib.study.tables.one_run import run
 
     resolved = point_config(
         mode,
@@ -95,69 +86,117 @@ def run_sim(
     return run(resolved, replicate)[1]
 
 
-def differences(
-    mono: Sequence[Mapping[str, Any]], disagg: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Compare replicates that saw the same requests, pair by pair.
+def pair_of(config: SimConfig, replicates: int) -> tuple[Pair, dict[str, list[dict[str, Any]]]]:
+    """Simulate both deployments, and measure them as a study does.
 
-    Parameters
-    ----------
-    mono, disagg : sequences of statistics, equally long
-        Element i of both comes from replicate i.
+    Returns
+    -------
+    pair : Pair
+        The two sides, as the tables of a study compare them.
+    runs : dict of mode to list of dict
+        `simlib.study.tables.one_run.statistics_of` each replicate.
+    """
+    from simlib.study.jobs.simulate import simulate
+    from simlib.study.measurement.measure import measure_point
+    from simlib.study.plan.grid import is_random
+    from simlib.study.tables.one_run import statistics_of
+    from simlib.study.tables.pairs import Pair, Side
+
+    sides, runs = [], {}
+    for mode in MODES:
+        own = config.model_copy(update={"mode": mode})
+        # a replayed trace has no randomness, unless a router or a discipline draws
+        records = [simulate(own, r) for r in range(replicates if is_random(own) else 1)]
+        sides.append(Side(mode, own, measure_point(records, own), partial(_first, records)))
+        runs[mode] = [statistics_of(one, own) for one in records]
+    return Pair({}, *sides), runs
+
+
+def _first(records: Sequence[RequestRecords]) -> RequestRecords:
+    return records[0]
+
+
+def differences(pair: Pair) -> list[dict[str, Any]]:
+    """Return the differences of two sides as a study's comparison.csv has them.
 
     Returns
     -------
     list of dict
-        By metric of `COMPARED`: the means over the replicates, ``difference`` (disagg - mono),
-        ``relative`` (difference / mono), and the paired 95% t interval of the difference, ``low``
-        to ``high``; NaN where there is none, as with a single replicate.
+        By metric: ``mono`` and ``disagg``, the estimates over the replicates; ``difference``
+        (disagg - mono) and its 95% interval, ``low`` to ``high``; ``relative`` (difference / mono);
+        ``p_adjusted`` and ``verdict``, family-wise at 5% over all statistics of comparison.csv; and
+        ``note``, why something is missing. NaN where the data do not support a number.
     """
-    from simlib.stats.compare import paired
+    from simlib.core.metrics import statistic_named
+    from simlib.study.tables.comparison import compare_pairs, compare_rate
 
-    if len(mono) != len(disagg) or not mono:
-        raise InvalidParameterError(
-            "disagg", f"{len(disagg)} replicates", f"as many as mono ({len(mono)}), at least 1"
-        )
+    shown = _shown()
     rows = []
-    for metric in COMPARED:
-        before = [float(one[metric]) for one in mono]
-        after = [float(one[metric]) for one in disagg]
-        base, other = math.fsum(before) / len(before), math.fsum(after) / len(after)
-        low = high = math.nan
-        if len(before) > 1:
-            interval = paired(before, after).difference
-            low, high = interval.low, interval.high
-        rows.append(
-            {
-                "metric": metric,
-                "mono": base,
-                "disagg": other,
-                "difference": other - base,
-                "low": low,
-                "high": high,
-                "relative": (other - base) / base if base else math.nan,
-            }
-        )
+    for line in compare_pairs([pair]):
+        if line["statistic"] in shown:
+            metric = statistic_named(line["statistic"])
+            rows.append(
+                {
+                    "metric": metric.name,
+                    "label": metric.label,
+                    "mono": line["baseline_s"],
+                    "disagg": line["candidate_s"],
+                    "difference": line["difference_s"],
+                    "low": line["difference_s_low"],
+                    "high": line["difference_s_high"],
+                    "relative": line["ratio"] - 1,
+                    "p_adjusted": line["p_adjusted"],
+                    "verdict": line["verdict"],
+                    "note": line["note"],
+                }
+            )
+    done = compare_rate(pair, THROUGHPUT)
+    mono, disagg = (side.point.mean(THROUGHPUT) for side in pair.sides)
+    rows.append(
+        {
+            "metric": THROUGHPUT,
+            "label": "throughput (1/s)",
+            "mono": mono,
+            "disagg": disagg,
+            "difference": done.difference.estimate,
+            "low": done.difference.low,
+            "high": done.difference.high,
+            "relative": done.ratio.estimate - 1,
+            "p_adjusted": math.nan,
+            "verdict": "",
+            "note": done.difference.reason,
+        }
+    )
     return rows
 
 
-def warnings_about(
-    config: SimConfig, statistics: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> list[str]:
-    """Return what makes this comparison unequal or unsteady, in words; empty if nothing does."""
-    from simlib.study.tables.comparison import unfairness
+def _shown() -> list[str]:
+    """Return the statistics that are shown: all of TTFT, and of others mean and last percentile."""
+    from simlib.core.metrics import metrics_of
 
-    sides = [config.model_copy(update={"mode": mode}) for mode in ("mono", "disagg")]
-    found = [f"mono against disagg: {text}" for text in unfairness(*sides)]
-    for mode, replicates in statistics.items():
-        unstable = [one["stability_reason"] for one in replicates if one["stability"] == "unstable"]
-        if unstable:
+    names = []
+    for metric in metrics_of("requests"):
+        statistics = metric.statistics
+        if metric.name != "ttft":
+            statistics = tuple(dict.fromkeys((statistics[0], statistics[-1])))
+        names += [statistic.name for statistic in statistics]
+    return names
+
+
+def warnings_about(pair: Pair) -> list[str]:
+    """Return what makes this comparison unequal or unsteady, in words; empty if nothing does."""
+    found = [f"mono against disagg: {text}" for text in pair.unfair.split("; ") if text]
+    for side in pair.sides:
+        stability = side.point.stability
+        if stability.verdict == "unstable":
             found.append(
-                f"{mode} is unstable in {len(unstable)} of {len(replicates)} replicates "
-                f"({unstable[0]}): its TTFT grows with the length of the run"
+                f"{side.level} is unstable ({stability.reason}): "
+                "its TTFT grows with the length of the run"
             )
-        if any(one["lower_bounds"] for one in replicates):
-            found.append(f"unfinished requests make some of {mode}'s percentiles lower bounds")
+        if side.point.lower_bounds():
+            found.append(
+                f"unfinished requests make some of {side.level}'s percentiles lower bounds"
+            )
     return found
 
 
@@ -167,82 +206,80 @@ def warnings_about(
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Runs of each deployment, for the intervals; a replayed trace has one.",
+    help="Runs of each deployment; a replayed trace has one, unless a router draws.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @configures(without=("mode",))
 def main(replicates: int, as_json: bool, config: str | None, **given: Any) -> None:
     """Compare monolithic with disaggregated serving on identical requests.
 
-    Values are means over the replicates; differences are disagg minus mono, with the 95%
-    confidence interval of the paired replicates. Unequal hardware is warned of.
+    Numbers, intervals and verdicts are those of a study of the same two points: estimates over the
+    replicates, differences disagg minus mono with their paired 95% confidence interval, verdicts
+    family-wise at 5%. What the data cannot support is left empty. Unequal hardware is warned of.
     """
-    from simlib.analysis.point import resolve_config
+    from simlib.core.settings import resolve_config
 
     base = resolve_config(config, overrides_of(given))
-    if base.arrival.kind == "trace":
-        replicates = 1  # a replay has no randomness
-    runs = {
-        mode: [run_sim(mode, config=base, replicate=i) for i in range(replicates)]  # type: ignore[arg-type]
-        for mode in MODES
-    }
-    rows = differences(runs["mono"], runs["disagg"])
-    found = warnings_about(base, runs)
+    pair, runs = pair_of(base, replicates)
+    rows = differences(pair)
+    found = warnings_about(pair)
     for text in found:
         click.echo(f"warning: {text}", err=True)
     if as_json:
         from simlib.cli.run import json_ready
 
-        report = {"replicates": replicates, "differences": rows, "warnings": found, "runs": runs}
+        report = {
+            "replicates": pair.replicates,
+            "differences": rows,
+            "warnings": found,
+            "runs": runs,
+        }
         click.echo(json.dumps(json_ready(report), indent=2, allow_nan=False))
     else:
-        click.echo(_as_text(base, runs, rows))
+        click.echo(_as_text(pair, rows))
 
 
-def _as_text(
-    config: SimConfig,
-    runs: Mapping[str, Sequence[Mapping[str, Any]]],
-    rows: Sequence[Mapping[str, Any]],
-) -> str:
-    from simlib.analysis.table import as_text
+def _as_text(pair: Pair, rows: Sequence[Mapping[str, Any]]) -> str:
+    from simlib.core.summary import pool_gpus
+    from simlib.study.tables.text import as_text
 
-    one = runs["mono"]
-    samples = sum(statistics["num_samples"] for statistics in one)
-    gpus = {mode: config.model_copy(update={"mode": mode}).deployment for mode in runs}
-    pools = gpus["disagg"].gpus_by_pool
-    heading = (
-        f"mono: {gpus['mono'].total_gpus} GPUs; disagg: {pools['prefill']} prefill + "
-        f"{pools['decode']} decode GPUs\n"
-        f"{samples} requests in {len(one)} replicate{'s' if len(one) > 1 else ''}, "
-        f"the same on both sides; TTFT to {config.ttft_definition}"
-    )
-    shown = [
-        {
-            **row,
-            "metric": COMPARED[row["metric"]],
-            **_difference(row),
-        }
-        for row in rows
+    mono, disagg = pair.sides
+    pools = pool_gpus(disagg.config)
+    samples, count = mono.point.total("num_samples"), pair.replicates
+    lines = [
+        f"mono: {sum(pool_gpus(mono.config).values())} GPUs; disagg: {pools['prefill']} prefill + "
+        f"{pools['decode']} decode GPUs",
+        f"{samples} requests in {count} replicate{'s' if count > 1 else ''}, "
+        f"the same on both sides; TTFT to {mono.config.ttft_definition}",
+        "",
+        as_text([{**row, **_difference(row)} for row in rows], _COLUMNS),
+        "",
     ]
     used = [
-        f"{mode}: "
+        f"{side.level}: "
         + ", ".join(
-            f"{key.removeprefix('utilization_')} "
-            f"{math.fsum(one[key] for one in runs[mode]) / len(runs[mode]):.1%}"
-            for key in runs[mode][0]
-            if key.startswith("utilization_")
+            f"{pool} {side.point.mean(f'utilization_{pool}'):.1%}"
+            for pool in pool_gpus(side.config)
         )
-        for mode in runs
+        for side in pair.sides
     ]
-    return f"{heading}\n\n{as_text(shown, _COLUMNS)}\n\nutilisation  {'; '.join(used)}"
+    lines.append(f"utilisation  {'; '.join(used)}")
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row["note"] and row["verdict"] == "not tested":
+            notes.setdefault(row["note"], []).append(row["label"].removesuffix(" (s)"))
+    lines += [f"not tested   {', '.join(labels)}: {note}" for note, labels in notes.items()]
+    return "\n".join(lines)
 
 
 def _difference(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the difference's cells; what is only rounding of times counts as none."""
-    missing, noise = "–", _ROUNDING * abs(row["mono"])
+    from simlib.study.tables.comparison import NOTHING
+
+    missing = "–"
     if math.isnan(row["difference"]):
         return {"difference": missing, "interval": missing, "relative": missing}
-    if abs(row["difference"]) <= noise:
+    if abs(row["difference"]) <= NOTHING:
         return {"difference": "0", "interval": missing, "relative": "0.0%"}
     interval = f"{row['low']:+.3g} to {row['high']:+.3g}"
     return {

@@ -125,9 +125,8 @@ def simulate(
     Returns
     -------
     dict
-        What `simlib.core.summary.summarise` returns, offered load (``rho_<pool>``), the stability
-        verdict, the resolved token distributions, and the configuration. Values that do not exist
-        are NaN here and null in the JSON.
+        What `simlib.study.tables.one_run.statistics_of` returns, the resolved token distributions,
+        and the configuration. Values that do not exist are NaN here and null in the JSON.
 
     Raises
     ------
@@ -155,7 +154,8 @@ def _report(
     dump_ttft: str | Path | None,
 ) -> dict[str, Any]:
     """Simulate, write what is asked for, print the statistics and return them."""
-    from simlib.analysis.point import resolve_config, run
+    from simlib.core.settings import resolve_config
+    from simlib.study.tables.one_run import run
 
     config = resolve_config(source, overrides)
     records, statistics = run(config, replicate)

@@ -15,18 +15,13 @@ from simlib.errors import InvalidParameterError
 if TYPE_CHECKING:
     from simlib.utils.scenarios import Scenario
 
-_COLUMNS = {
+_FIRST_COLUMNS = {
     "scenario": "scenario",
     "mode": "mode",
     "total_gpus": "GPUs",
     "num_samples": "samples",
-    "mean_ttft_s": "mean",
-    "p50_ttft_s": "p50",
-    "p90_ttft_s": "p90",
-    "p99_ttft_s": "p99",
-    "rho": "rho",
-    "stability": "stability",
 }
+_LAST_COLUMNS = {"rho": "rho", "stability": "stability"}
 
 
 @click.group(cls=Group)
@@ -37,7 +32,7 @@ def scenarios() -> None:
 @scenarios.command("list")
 def list_scenarios() -> None:
     """List the scenarios."""
-    from simlib.analysis.table import as_text
+    from simlib.study.tables.text import as_text
     from simlib.utils.scenarios import SCENARIOS
 
     rows = [
@@ -58,10 +53,11 @@ def run_scenarios(
 
     A scenario changes the configuration that the options give.
     """
-    from simlib.analysis.point import resolve_config
-    from simlib.analysis.sweep import row_of
-    from simlib.analysis.table import as_text
     from simlib.cli.run import json_ready
+    from simlib.core.metrics import METRICS
+    from simlib.core.settings import resolve_config
+    from simlib.study.tables.one_run import row_of
+    from simlib.study.tables.text import as_text
     from simlib.utils.scenarios import SCENARIOS
 
     base = resolve_config(config, overrides_of(given))
@@ -74,7 +70,8 @@ def run_scenarios(
         click.echo(json.dumps(json_ready(rows), indent=2, allow_nan=False))
         return
     click.echo(f"TTFT in seconds ({base.ttft_definition}); rho: load of the busiest pool")
-    click.echo(as_text(rows, _COLUMNS))
+    shown = {statistic.name: statistic.short for statistic in METRICS["ttft"].statistics}
+    click.echo(as_text(rows, {**_FIRST_COLUMNS, **shown, **_LAST_COLUMNS}))
 
 
 def _scenario(name: str) -> type[Scenario]:

@@ -10,9 +10,11 @@ import click
 
 from simlib.cli.group import Command
 from simlib.cli.options import configures, overrides_of
+from simlib.errors import InvalidParameterError
 
 if TYPE_CHECKING:  # commands import what simulates when they run
-    from simlib.serving.timeline import Jumps, Timeline
+    from simlib.serving.timeline import Jumps
+    from simlib.study.measurement.occupation import Occupation
 
 
 @click.command(cls=Command)
@@ -21,76 +23,56 @@ if TYPE_CHECKING:  # commands import what simulates when they run
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="CSV file of every jump: batch, context, KV blocks, waiting requests.",
+    help="CSV file of every jump up to --sim-seconds: batch, context, KV blocks, waiting requests.",
 )
 def main(config: str | None, replicate: int, output: Path | None, **given: Any) -> None:
     """Run one batching simulation and print inter-token latency and occupation as JSON.
 
-    ITL is over every gap between two tokens of the whole run, each counted once. Batch size and KV
-    occupancy are averages over the time that a pool's replicas work. In a study, `timeline: true`
-    puts both into its tables and figures, over the window after warm-up.
+    All is over the window after warm-up, as in the tables of a study with `timeline: true`: ITL
+    over every gap between two tokens that ends in it, each counted once; KV occupancy and waiting
+    requests over time; the decode batch over the time in which a replica decodes.
     """
-    from simlib.analysis.point import resolve_config
     from simlib.cli.run import json_ready
-    from simlib.core.sampling import sample_requests
-    from simlib.serving.assemble import deployment_of, serve
-    from simlib.serving.dispatch import pools_of
-    from simlib.serving.timeline import Timeline
+    from simlib.core.settings import resolve_config
+    from simlib.serving.timeline import TimedRecords
+    from simlib.study.jobs.simulate import simulate
+    from simlib.study.measurement.over_time import gaps_in_window, measure_over_time
 
-    overrides = {"serving": "batching", **overrides_of({**given, "config": config})}
-    resolved = resolve_config(config, overrides)
-    timeline = Timeline()
-    serve(sample_requests(resolved, replicate), resolved, replicate, timeline=timeline)
-    jumps = timeline.jumps()
-    pools = pools_of(deployment_of(resolved.batching, resolved.latency))
+    if replicate < 0:
+        raise InvalidParameterError("replicate", replicate, ">= 0")
+    overrides = {"serving": "batching", "timeline": True}
+    resolved = resolve_config(config, overrides | overrides_of({**given, "config": config}))
+    records = simulate(resolved, replicate)
+    measured = measure_over_time([records], resolved)
+    if measured is None or not isinstance(records, TimedRecords):
+        raise InvalidParameterError("timeline", False, "true (simlib timeline shows nothing else)")
+    length_s = resolved.sim_seconds - resolved.warmup_seconds
     report = {
-        "itl": _itl(timeline),
-        "pools": {
-            name: _occupation(jumps, number, pool.capacity_blocks)
-            for number, (name, pool) in enumerate(zip(resolved.batching.pools, pools, strict=True))
-        },
+        "itl": {"gaps": gaps_in_window(records, resolved).total, **measured.statistics[0]},
+        "pools": {name: _occupation(pool, length_s) for name, pool in measured.pools.items()},
     }
     if output is not None:
-        _write(output, jumps)
+        _write(output, records.timeline.jumps)
     click.echo(json.dumps(json_ready(report), indent=2, allow_nan=False))
 
 
-def _itl(timeline: Timeline) -> dict[str, float]:
-    from simlib.core.summary import PERCENTILES, metric_names
-    from simlib.stats.weighted import Weighted
-
-    gaps = Weighted(*timeline.itl_s())
-    values = [gaps.mean(), *gaps.percentiles(PERCENTILES)]
-    return {"gaps": gaps.total, **dict(zip(metric_names("itl"), values, strict=True))}
-
-
-def _occupation(jumps: Jumps, pool: int, capacity_blocks: int) -> dict[str, float]:
-    mine = jumps.pool == pool
-    seconds = (jumps.end_s - jumps.start_s)[mine]
-    worked_s = float(seconds.sum())
-    blocks = jumps.blocks[mine]
+def _occupation(pool: Occupation, length_s: float) -> dict[str, float]:
+    whole = pool.total()
     return {
-        "busy_replica_seconds": worked_s,
-        "mean_decode_batch": _average(jumps.decode_batch[mine], seconds),
-        "mean_waiting": _average(jumps.waiting[mine], seconds),
-        "mean_kv_occupancy": _average(blocks, seconds) / capacity_blocks,
-        "max_kv_occupancy": float(blocks.max(initial=0)) / capacity_blocks,
+        "busy_replica_seconds": float(whole.busy_s[0]),
+        "mean_decode_batch": float(whole.decode_batch[0]),
+        "mean_waiting": float(whole.waiting_s[0]) / length_s,
+        "mean_kv_occupancy": float(whole.kv_occupancy[0]),
+        "max_kv_occupancy": whole.highest_kv,
     }
 
 
-def _average(values: Any, seconds: Any) -> float:
-    total = float(seconds.sum())
-    return float((values * seconds).sum()) / total if total > 0 else float("nan")
-
-
 def _write(path: Path, jumps: Jumps) -> None:
-    import dataclasses
-
     import numpy as np
 
     from simlib.files import replacing
 
-    columns = {field.name: getattr(jumps, field.name) for field in dataclasses.fields(jumps)}
+    columns = jumps.columns()
     order = np.argsort(jumps.end_s, kind="stable")
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(",".join(columns) + "\n")

@@ -27,6 +27,7 @@ from simlib.core.config import (
     PromptConfig,
     SimConfig,
 )
+from simlib.core.metrics import METRICS
 from simlib.core.records import (
     RequestRecords,
     Status,
@@ -34,7 +35,7 @@ from simlib.core.records import (
     records_of,
 )
 from simlib.core.sampling import sample_requests
-from simlib.core.summary import elapsed_s, percentiles, pool_busy_s, summarise
+from simlib.core.summary import elapsed_s, pool_busy_s, summarise
 from simlib.core.validation import ConfigModel
 from simlib.errors import InvalidParameterError
 from simlib.workload import lengths
@@ -152,7 +153,7 @@ class Metrics:
         kept = values[arrival_s >= warmup]
         return {
             "num_samples": len(kept),
-            **percentiles("ttft", kept),
+            **METRICS["ttft"].of(kept),
             "completed": self.completed,
             "dropped": self.dropped,
             "elapsed_s": self.end_time - self.start_time,

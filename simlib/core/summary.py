@@ -3,59 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simlib.core.config import SimConfig
+from simlib.core.metrics import Metric, metrics_of
 from simlib.core.records import (
     Floats,
     RequestRecords,
     Status,
-    TtftDefinition,
     active_s,
     busy_s,
-    e2e_s,
     in_window,
-    tpot_s,
-    ttft_s,
 )
 
-PERCENTILES = (50, 90, 95, 99)
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A metric's values of the requests that have one, in order of arrival; shape (n,)."""
+
+    metric: Metric
+    request_id: NDArray[np.int64]
+    values: Floats
+    open: NDArray[np.bool_]
+    """Whether a value is only how long the request had lasted when the run ended."""
+
+    def statistics(self) -> dict[str, float]:
+        """Return the metric's statistics by name; NaN without values."""
+        return self.metric.of(self.values)
+
+    def lower_bounds(self) -> list[str]:
+        """Return the names of the statistics that a longer wait of open requests would change."""
+        if not self.open.any():
+            return []
+        with np.errstate(invalid="ignore"):  # interpolating between two infinities
+            at_most = self.metric.of(np.where(self.open, np.inf, self.values))
+        return [name for name, value in self.statistics().items() if value != at_most[name]]
+
+    def of(self, request_id: NDArray[np.int64]) -> Sample:
+        """Return the same of these requests only."""
+        kept = np.isin(self.request_id, request_id)
+        return Sample(self.metric, self.request_id[kept], self.values[kept], self.open[kept])
 
 
-def metric_names(metric: str) -> list[str]:
-    """Return the names of a metric's statistics, such as p50_ttft_s."""
-    return [f"mean_{metric}_s", *(f"p{q}_{metric}_s" for q in PERCENTILES)]
+def counted_requests(records: RequestRecords, config: SimConfig) -> RequestRecords:
+    """Return the requests that metrics are about: accepted, and arrived in the window.
 
-
-def percentiles(metric: str, values: Floats) -> dict[str, float]:
-    """Return the mean and percentiles of `values` by name; NaN where there are no values."""
-    names = metric_names(metric)
-    if len(values) == 0:
-        return dict.fromkeys(names, float("nan"))
-    quantiles = np.percentile(values, PERCENTILES)
-    return dict(zip(names, [float(np.mean(values)), *map(float, quantiles)], strict=True))
-
-
-def ttft_statistics(
-    records: RequestRecords, definition: TtftDefinition, observed_until_s: float
-) -> tuple[dict[str, float], list[str]]:
-    """Return mean and percentiles of TTFT, and the names of those that are only lower bounds.
-
-    A request without a first token by `observed_until_s` has waited at least until then. It
-    enters with that wait; a statistic that a longer wait would change is a lower bound.
+    Rejected requests have no latency; they are counted beside every metric.
     """
-    served = records.status != Status.REJECTED
-    values = ttft_s(records, definition)[served]
+    window = in_window(records, config.warmup_seconds, config.sim_seconds)
+    return records.select(window & (records.status != Status.REJECTED))
+
+
+def sample(metric: Metric, counted: RequestRecords, config: SimConfig, replicate: int) -> Sample:
+    """Return a metric's values of `counted_requests`.
+
+    Of a time since arrival, a request that had not got so far when the run ended has waited at
+    least until then, and enters with that: leaving it out would flatter an overloaded system.
+    """
+    if metric.values is None:
+        raise TypeError(f"{metric.name} is not measured from requests")
+    values = metric.values(counted, config, replicate)
     missing = np.isnan(values)
     if not missing.any():
-        return percentiles("ttft", values), []
-    waited = np.where(missing, observed_until_s - records.arrival_s[served], values)
-    at_least = percentiles("ttft", waited)
-    with np.errstate(invalid="ignore"):  # interpolating between two infinities
-        at_most = percentiles("ttft", np.where(missing, np.inf, values))
-    return at_least, [name for name, value in at_least.items() if value != at_most[name]]
+        return Sample(metric, counted.request_id, values, missing)
+    if metric.since_arrival:
+        lasted_s = np.where(missing, config.sim_seconds - counted.arrival_s, values)
+        return Sample(metric, counted.request_id, lasted_s, missing)
+    there = ~missing
+    return Sample(metric, counted.request_id[there], values[there], np.zeros(there.sum(), np.bool_))
+
+
+def request_samples(
+    counted: RequestRecords, config: SimConfig, replicate: int = 0
+) -> dict[str, Sample]:
+    """Return the sample of each metric that is measured from requests, by the metric's name."""
+    return {
+        metric.name: sample(metric, counted, config, replicate) for metric in metrics_of("requests")
+    }
 
 
 def pool_busy_s(
@@ -94,31 +122,39 @@ def pool_gpus(config: SimConfig) -> dict[str, int]:
     return config.deployment.gpus_by_pool
 
 
-def summarise(records: RequestRecords, config: SimConfig) -> dict[str, Any]:
+def summarise(
+    records: RequestRecords, config: SimConfig, samples: Mapping[str, Sample] | None = None
+) -> dict[str, Any]:
     """Return a run's statistics over the requests that arrive in [warmup, sim_seconds).
 
     Times are in seconds. Throughput counts completions in the window; utilisation is busy time
     clipped to the window over the pool's GPU-seconds.
+
+    Parameters
+    ----------
+    samples : mapping of str to Sample, optional
+        What `request_samples` of the `counted_requests` returns, where it is known already.
     """
     window = (config.warmup_seconds, config.sim_seconds)
     length_s = window[1] - window[0]
-    counted = records.select(in_window(records, *window))
-    ttft, lower_bounds = ttft_statistics(counted, config.ttft_definition, config.sim_seconds)
+    arrived = records.select(in_window(records, *window))
+    if samples is None:
+        samples = request_samples(counted_requests(records, config), config)
     finished_in_window = np.logical_and(records.finish_s >= window[0], records.finish_s < window[1])
-    tpot, e2e = tpot_s(counted), e2e_s(counted)
     gpus = pool_gpus(config)
     busy = pool_busy_s(records, config, window)
+    measured: dict[str, float] = {}
+    for one in samples.values():
+        measured |= one.statistics()
     return {
         "mode": config.mode,
         "ttft_definition": config.ttft_definition,
-        "num_samples": int(np.count_nonzero(~np.isnan(ttft_s(counted, config.ttft_definition)))),
-        **ttft,
-        "lower_bounds": lower_bounds,
-        **percentiles("tpot", tpot[~np.isnan(tpot)]),
-        **percentiles("e2e", e2e[~np.isnan(e2e)]),
-        "arrived": len(counted),
-        **_status_counts(counted),
-        "preemptions": int(counted.preemptions.sum()),
+        "num_samples": int(np.count_nonzero(~samples["ttft"].open)),
+        **measured,
+        "lower_bounds": [name for one in samples.values() for name in one.lower_bounds()],
+        "arrived": len(arrived),
+        **_status_counts(arrived),
+        "preemptions": int(arrived.preemptions.sum()),
         "throughput_rps": float(np.count_nonzero(finished_in_window)) / length_s,
         "elapsed_s": elapsed_s(records, config),
         # a sum over a pool that never idles may round to just above the whole

@@ -12,6 +12,9 @@ class LatencyModel(Protocol):
     All times must be finite and above zero, and grow with context. A decoding sequence adds one
     token of context per iteration, so over steps k = 0, 1, … of an unchanged batch the total
     context is ``context + k * batch``; the run methods exploit that.
+
+    Precondition of all methods: every decoding sequence has at least one token of context, so a
+    batch's total context is never below the batch. Less is not checked, and has no meaning.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Comparisons of two sides that served the same requests: differences, verdicts, crossovers.
+"""Comparisons of two sides that served the same requests: differences, families, crossovers.
 
 Replicate i of both sides is made of the same requests (common random numbers), so values come in
 pairs and their differences are the sample. The difference is always candidate minus baseline, the
@@ -11,27 +11,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simlib.errors import InvalidParameterError
 from simlib.stats.intervals import (
-    DEFAULT_BATCHES,
-    FEWEST_BATCHES,
     Floats,
     Interval,
     as_column,
     check_level,
     empty,
-    enough_for_percentile,
     mean_interval,
     t_p_value,
     t_quantile,
 )
-
-Verdict = Literal["faster", "slower", "no significant difference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +77,7 @@ def paired(
     candidate: ArrayLike,
     pooled: tuple[float, float] | None = None,
     level: float = 0.95,
+    of: str = "replicates",
 ) -> PairedComparison:
     r"""Compare two sides, replicate by replicate.
 
@@ -104,6 +99,9 @@ def paired(
         `simlib.stats.intervals.percentile_interval`).
     level : float
         Confidence level of the intervals.
+    of : str
+        What the values are of, as the method says it: long batches of a single run may take the
+        place of replicates.
 
     Raises
     ------
@@ -112,53 +110,7 @@ def paired(
     """
     b, c = _pair(baseline, candidate)
     kind = "paired t" if pooled is None else "paired sectioning"
-    return _compare(b, c, level, f"{kind} over {b.size} replicates", "replicate", pooled)
-
-
-def paired_batches(
-    baseline: ArrayLike,
-    candidate: ArrayLike,
-    n_batches: int = DEFAULT_BATCHES,
-    level: float = 0.95,
-) -> PairedComparison:
-    """Compare the means of two single runs by their batches of the same requests.
-
-    Batches are long, contiguous and of (nearly) equal size, so that their differences are nearly
-    independent; see `simlib.stats.intervals.batch_means_interval`.
-
-    Parameters
-    ----------
-    baseline, candidate : array_like, shape (requests,)
-        One value per request in order of arrival; request i is the same on both sides.
-    """
-    b, c = _pair(baseline, candidate)
-    _check_batches(n_batches)
-    method = f"paired batch means, {n_batches} batches in one run"
-    if b.size < n_batches:
-        return _no_comparison(method, f"{n_batches} batches need as many values, got {b.size}", 1)
-    means = [[np.mean(part) for part in np.array_split(x, n_batches)] for x in (b, c)]
-    return _compare(np.array(means[0]), np.array(means[1]), level, method, "batch")
-
-
-def paired_batch_percentiles(
-    baseline: ArrayLike,
-    candidate: ArrayLike,
-    q: float,
-    n_batches: int = FEWEST_BATCHES,
-    level: float = 0.95,
-) -> PairedComparison:
-    """Compare the `q`-th percentiles of two single runs by those of their batches.
-
-    As `paired_batches`; empty if a batch is too small for the percentile.
-    """
-    b, c = _pair(baseline, candidate)
-    _check_batches(n_batches)
-    method = f"paired batch p{q:g}, {n_batches} batches in one run"
-    reason = enough_for_percentile(b.size // n_batches, q)
-    if reason is not None:
-        return _no_comparison(method, f"{reason} in a batch", 1)
-    points = [[np.percentile(part, q) for part in np.array_split(x, n_batches)] for x in (b, c)]
-    return _compare(np.array(points[0]), np.array(points[1]), level, method, "batch")
+    return _compare(b, c, level, f"{kind} over {b.size} {of}", "replicate", pooled)
 
 
 def holm(p_values: ArrayLike, alpha: float = 0.05) -> Holm:
@@ -188,21 +140,6 @@ def holm(p_values: ArrayLike, alpha: float = 0.05) -> Holm:
     rejected = np.zeros(p.size, dtype=np.bool_)
     rejected[made] = adjusted[made] <= alpha
     return Holm(rejected, adjusted)
-
-
-def verdict(difference: Interval, rejected: bool) -> Verdict:
-    """Say what a comparison of times found: the candidate is faster, slower, or neither.
-
-    Parameters
-    ----------
-    difference : Interval
-        Candidate minus baseline, of a metric where less is better.
-    rejected : bool
-        Whether "no difference" was rejected, family-wise (see `holm`).
-    """
-    if not rejected or difference.estimate == 0 or math.isnan(difference.estimate):
-        return "no significant difference"
-    return "faster" if difference.estimate < 0 else "slower"
 
 
 def attribution(
@@ -382,8 +319,3 @@ def _pair(baseline: ArrayLike, candidate: ArrayLike) -> tuple[Floats, Floats]:
     if b.size != c.size:
         raise InvalidParameterError("candidate", c.size, f"of the baseline's length, {b.size}")
     return b, c
-
-
-def _check_batches(n_batches: int) -> None:
-    if n_batches < FEWEST_BATCHES:
-        raise InvalidParameterError("n_batches", n_batches, f">= {FEWEST_BATCHES}")

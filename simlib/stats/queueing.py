@@ -8,8 +8,6 @@ All queues are FCFS with Poisson arrivals and unlimited room, unless said otherw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal, get_args
 
 import numpy as np
 from scipy import special
@@ -176,25 +174,7 @@ def mdc_mean_wait_s(arrival_per_s: float, service_s: float, servers: int) -> flo
     return queue / arrival_per_s
 
 
-def cosmetatos_mdc_mean_wait_s(arrival_per_s: float, service_s: float, servers: int) -> float:
-    r"""Return Cosmetatos' approximation of the mean wait in M/D/c.
-
-    :math:`\frac{1}{2} \left[1 + (1-\rho)(c-1) \frac{\sqrt{4 + 5c} - 2}{16 \rho c}\right]` times the
-    mean wait in M/M/c. Exact for one server and in heavy traffic; poor at a low load.
-
-    Source: G. P. Cosmetatos, "Approximate explicit formulae for the average queueing time in the
-    processes (M/D/r) and (D/M/r)", *INFOR* 13 (1975).
-    """
-    rho = _stable(utilisation(arrival_per_s, service_s, servers))
-    if rho == 0:
-        return 0.0
-    bracket = (1 - rho) * (servers - 1) * (math.sqrt(4 + 5 * servers) - 2) / (16 * rho * servers)
-    return 0.5 * (1 + bracket) * mmc_mean_wait_s(arrival_per_s, service_s, servers)
-
-
-def lee_longton_mean_wait_s(
-    arrival_per_s: float, mean_service_s: float, scv: float, servers: int
-) -> float:
+def mgc_mean_wait_s(arrival_per_s: float, mean_service_s: float, scv: float, servers: int) -> float:
     r"""Return Lee and Longton's approximation of the mean wait in M/G/c.
 
     :math:`\frac{1 + c_s^2}{2}` times the mean wait in M/M/c; exact for one server, and for
@@ -203,85 +183,8 @@ def lee_longton_mean_wait_s(
     Source: A. M. Lee, P. A. Longton, "Queueing processes associated with airline passenger
     check-in", *Operational Research Quarterly* 10 (1959).
     """
-    return allen_cunneen_mean_wait_s(arrival_per_s, mean_service_s, scv, servers, arrival_scv=1.0)
-
-
-def allen_cunneen_mean_wait_s(
-    arrival_per_s: float,
-    mean_service_s: float,
-    scv: float,
-    servers: int,
-    arrival_scv: float = 1.0,
-) -> float:
-    r"""Return Allen and Cunneen's approximation of the mean wait in GI/G/c.
-
-    :math:`\frac{c_a^2 + c_s^2}{2}` times the mean wait in M/M/c. With Poisson arrivals
-    (:math:`c_a^2 = 1`) it is Lee and Longton's.
-
-    Source: A. O. Allen, *Probability, Statistics, and Queueing Theory* (1978, 1990), sec. 5.5.
-    """
-    if not (arrival_scv >= 0 and math.isfinite(arrival_scv)):
-        raise InvalidParameterError("arrival_scv", arrival_scv, ">= 0 and finite")
     exponential = mmc_mean_wait_s(arrival_per_s, mean_service_s, servers)
-    return (arrival_scv + _check_scv(scv)) / 2.0 * exponential
-
-
-def kimura_mean_wait_s(
-    arrival_per_s: float, mean_service_s: float, scv: float, servers: int
-) -> float:
-    r"""Return Kimura's approximation of the mean wait in M/G/c.
-
-    :math:`(1 + c_s^2) \left[\frac{2 c_s^2}{E[W_{M/M/c}]} + \frac{1 - c_s^2}{E[W_{M/D/c}]}
-    \right]^{-1}`, exact for one server and for deterministic and exponential service. Meant for
-    :math:`c_s^2 \le 1`, where it joins two exact queues; beyond, it extrapolates.
-
-    Source: T. Kimura (1986), doi:10.1287/mnsc.32.6.751.
-    """
-    deterministic = mdc_mean_wait_s(arrival_per_s, mean_service_s, servers)
-    exponential = mmc_mean_wait_s(arrival_per_s, mean_service_s, servers)
-    if deterministic == 0:
-        return 0.0
-    # Positive for every scv, as M/M/c never waits more than twice as long as M/D/c.
-    bracket = 2.0 * _check_scv(scv) / exponential + (1.0 - scv) / deterministic
-    return (1.0 + scv) / bracket
-
-
-def page_mean_wait_s(
-    arrival_per_s: float, mean_service_s: float, scv: float, servers: int
-) -> float:
-    r"""Return Page's approximation of the mean wait in M/G/c: linear between M/D/c and M/M/c.
-
-    :math:`c_s^2 E[W_{M/M/c}] + (1 - c_s^2) E[W_{M/D/c}]`, exact for one server and for
-    deterministic and exponential service. Meant for :math:`c_s^2 \le 1`.
-
-    Source: E. Page, *Queueing Theory in OR* (1972); H. C. Tijms, *A First Course in Stochastic
-    Models* (2003), sec. 9.6.
-    """
-    deterministic = mdc_mean_wait_s(arrival_per_s, mean_service_s, servers)
-    exponential = mmc_mean_wait_s(arrival_per_s, mean_service_s, servers)
-    return _check_scv(scv) * exponential + (1.0 - scv) * deterministic
-
-
-MgcMethod = Literal["lee-longton", "allen-cunneen", "kimura", "page"]
-MGC_METHODS: dict[MgcMethod, Callable[[float, float, float, int], float]] = {
-    "lee-longton": lee_longton_mean_wait_s,
-    "allen-cunneen": allen_cunneen_mean_wait_s,
-    "kimura": kimura_mean_wait_s,
-    "page": page_mean_wait_s,
-}
-
-
-def mgc_mean_wait_s(
-    arrival_per_s: float,
-    mean_service_s: float,
-    scv: float,
-    servers: int,
-    method: MgcMethod = "lee-longton",
-) -> float:
-    """Return the mean wait in M/G/c by the named approximation; exact for one server."""
-    if method not in MGC_METHODS:
-        raise InvalidParameterError("method", method, "one of " + ", ".join(get_args(MgcMethod)))
-    return MGC_METHODS[method](arrival_per_s, mean_service_s, scv, servers)
+    return (1.0 + _check_scv(scv)) / 2.0 * exponential
 
 
 def _mdc_roots(rho: float, servers: int) -> np.ndarray[tuple[int], np.dtype[np.complex128]]:

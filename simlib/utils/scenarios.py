@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from simlib.core.config import SimConfig
+from simlib.core.overrides import overridden
 
 
 class Scenario:
@@ -26,11 +27,7 @@ class Scenario:
     @classmethod
     def apply(cls, cfg: SimConfig) -> SimConfig:
         """Return a new configuration: `cfg` with this scenario's changes."""
-        settings = cfg.to_dict()
-        for key, value in cls.changes.items():
-            cluster = key.startswith("cluster_")
-            settings[key] = {**settings[key], **value} if cluster else value
-        return SimConfig.from_dict(settings)
+        return SimConfig.from_dict(overridden(cfg.to_dict(), cls.changes))
 
 
 def _poisson(rate_per_s: float) -> dict[str, Any]:

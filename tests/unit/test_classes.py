@@ -14,23 +14,25 @@ import yaml
 
 from simlib.core.classes import RequestClass
 from simlib.core.config import SimConfig
+from simlib.core.metrics import METRICS
 from simlib.core.records import RequestRecords, Status, records_of, ttft_s
 from simlib.core.sampling import sample_classes, sample_requests
+from simlib.core.summary import Sample
 from simlib.errors import InvalidParameterError
 from simlib.serving import cluster
 from simlib.serving.assemble import deployment_of
 from simlib.serving.dispatch import Classes
 from simlib.stats.compare import paired
-from simlib.stats.intervals import mean_interval
+from simlib.stats.intervals import Interval, mean_interval
 from simlib.study.figures.data import StudyData
 from simlib.study.figures.kinds import KINDS, pages
 from simlib.study.jobs.run_point import run_point
 from simlib.study.jobs.simulate import simulate
 from simlib.study.jobs.workflow import Plan
-from simlib.study.measurement.classes import ClassedRecords, attainment_interval, measure_classes
-from simlib.study.measurement.measure import measure_point, measure_replicate
+from simlib.study.measurement.classes import ATTAINMENT, ClassedRecords, measure_classes
+from simlib.study.measurement.measure import measure_point
+from simlib.study.measurement.measured import measure_metric
 from simlib.study.plan.grid import essential, is_random, point_id, resolve, run_settings
-from simlib.study.plan.spec import METRICS
 from simlib.study.tables.write import write_tables
 from simlib.workload.requests import Requests
 
@@ -350,8 +352,8 @@ def test_attainment_by_hand() -> None:
             expected["ab"[place[i]]].append(met)
             expected["all"].append(met)
     for name, met in expected.items():
-        assert run.met_of(name, config)[1].tolist() == met
-    assert run.met_of("c", config)[1].tolist() == []
+        assert run.sample(METRICS[ATTAINMENT], name).values.tolist() == met
+    assert run.sample(METRICS[ATTAINMENT], "c").values.tolist() == []
     assert 0.0 in expected["all"]
     assert 1.0 in expected["all"]
 
@@ -361,9 +363,18 @@ def test_attainment_uses_the_definition_of_ttft() -> None:
     records = simulate(config)
     for definition in ("prefill_end", "first_decode_step"):
         defined = SimConfig.from_dict(config.to_dict() | {"ttft_definition": definition})
-        met = ClassedRecords.of(records, defined, 0).met
+        met = ClassedRecords.of(records, defined, 0).sample(METRICS[ATTAINMENT], "all").values
         counted = records.arrival_s >= 5
         np.testing.assert_array_equal(met, ttft_s(records, definition)[counted] <= 0.5)  # type: ignore[arg-type]
+
+
+def attainment_interval(runs: list[Any]) -> Interval:
+    """Return the interval of replicates in which requests met their SLO (1) or not (0)."""
+    samples = [
+        Sample(METRICS[ATTAINMENT], np.arange(len(met)), met, np.zeros(len(met), np.bool_))
+        for met in runs
+    ]
+    return measure_metric(samples)[ATTAINMENT].interval
 
 
 def test_the_interval_of_an_attainment() -> None:
@@ -393,13 +404,13 @@ def test_the_interval_of_an_attainment() -> None:
 def test_classes_of_a_point_add_up_to_all() -> None:
     config = config_of(classes={**TWO, "free": {"share": 1}})
     replicates = [simulate(config, r) for r in range(3)]
-    point = measure_point(replicates, config, METRICS)
+    point = measure_point(replicates, config)
     by_name = {one.name: one for one in measure_classes(replicates, config, point)}
     assert list(by_name) == ["batch", "chat", "free", "all"]
     everything = by_name.pop("all")
     assert everything.requests == point.total("arrived")
     assert sum(one.requests for one in by_name.values()) == everything.requests
-    assert everything.ttft["p90_ttft_s"] == point.intervals["p90_ttft_s"]
+    assert everything.measured["p90_ttft_s"] == point.measured["p90_ttft_s"]
     goodput = [one.goodput_rps for one in by_name.values() if one.has_slo]
     assert len(goodput) == 2
     assert sum(goodput) == pytest.approx(everything.goodput_rps)
@@ -413,9 +424,9 @@ def test_classes_of_a_point_add_up_to_all() -> None:
             slo = config.request_classes[name].ttft_slo_s
             mine = ttft[counted & (place == i)]
             if slo is not None:
-                assert by_name[name].attained[r] == np.mean(mine <= slo)
-    assert np.isnan(by_name["free"].attainment.estimate)
-    assert by_name["free"].attainment.reason == "no SLO"
+                assert by_name[name].measured[ATTAINMENT].values[r] == np.mean(mine <= slo)
+    assert np.isnan(by_name["free"].measured[ATTAINMENT].interval.estimate)
+    assert by_name["free"].measured[ATTAINMENT].interval.reason == "no SLO"
 
 
 def test_a_queue_that_grows_is_unstable_in_whatever_order_it_is_served() -> None:
@@ -424,16 +435,18 @@ def test_a_queue_that_grows_is_unstable_in_whatever_order_it_is_served() -> None
     for discipline in ("fcfs", "sjf", "edf", "priority"):
         config = config_of(discipline, **load)
         runs = [simulate(config, r) for r in range(2)]
-        assert measure_point(runs, config, METRICS).stability.verdict == "unstable", discipline
+        assert measure_point(runs, config).stability.verdict == "unstable", discipline
     calm = config_of("priority", sim_seconds=200, arrival={"rate_per_s": 4})
     runs = [simulate(calm, r) for r in range(2)]
-    assert measure_point(runs, calm, METRICS).stability.verdict == "stable"
+    assert measure_point(runs, calm).stability.verdict == "stable"
 
 
 def test_waits_in_order_of_arrival_drift_as_they_are() -> None:
     """First come, first served on one replica: matching starts with arrivals changes nothing."""
     fcfs, edf = config_of(), config_of("edf", {"one": {"ttft_slo_s": 1}})
-    one, other = (measure_replicate(simulate(config), config).drift for config in (fcfs, edf))
+    one, other = (
+        measure_point([simulate(config)], config).replicates[0].drift for config in (fcfs, edf)
+    )
     assert one == other
 
 
@@ -452,6 +465,7 @@ STUDY = {
     "replicates": 3,
     "studies": {
         "one": {
+            "requests_table": True,
             "overrides": {"request_classes": {**TWO, "free": {"priority": 2}}},
             "sweep": {"grid": {DISCIPLINE: ["fcfs", "priority"], "arrival.rate_per_s": [8, 10]}},
             "compare": {"factor": DISCIPLINE, "baseline": "fcfs"},
@@ -530,7 +544,7 @@ def test_one_replicate_is_compared_request_by_request(tmp_path: Path) -> None:
     config["replicates"] = 1
     lines = pd.read_csv(tables_of(tmp_path, config) / "class_comparison.csv")
     chat = lines[lines["request_class"] == "chat"]
-    assert chat["method"].str.contains("batch means").all()
+    assert chat["method"].str.contains("batches in one run").all()
     assert (chat["pairs"] == 10).all()
 
 
@@ -586,9 +600,11 @@ def test_the_example_of_the_guide_finds_what_it_says() -> None:
     for row in study.rows:
         if row.config.arrival.rate_per_s == rate:
             runs = [simulate(row.config, r) for r in range(row.replicates)]
-            point = measure_point(runs, row.config, METRICS)
+            point = measure_point(runs, row.config)
             by_name = {one.name: one for one in measure_classes(runs, row.config, point)}
             found[row.config.batching.discipline] = by_name
-    assert round(100 * found["edf"]["chat"].attainment.estimate) == edf
-    assert round(100 * found["fcfs"]["chat"].attainment.estimate) == fcfs
-    assert found["edf"]["batch"].attainment.estimate == 1, "no batch request is late"
+    assert round(100 * found["edf"]["chat"].measured[ATTAINMENT].interval.estimate) == edf
+    assert round(100 * found["fcfs"]["chat"].measured[ATTAINMENT].interval.estimate) == fcfs
+    assert found["edf"]["batch"].measured[ATTAINMENT].interval.estimate == 1, (
+        "no batch request is late"
+    )

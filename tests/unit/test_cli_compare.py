@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from simlib.cli.compare import COMPARED, differences, main, run_sim, warnings_about
+from simlib.cli.compare import differences, main, pair_of, run_sim, warnings_about
 from simlib.cli.run import cli
 from simlib.core.config import SimConfig
+from simlib.core.metrics import METRICS
 from simlib.core.simulator import run_simulation
 from simlib.errors import InvalidParameterError
 
@@ -78,12 +78,8 @@ def test_run_sim_refuses(bad: dict[str, Any]) -> None:
 
 
 def test_differences_are_disagg_minus_mono_and_paired() -> None:
-    runs = {
-        mode: [run_sim(mode, 100.0, 5.0, replicate=i) for i in range(4)]  # type: ignore[arg-type]
-        for mode in ("mono", "disagg")
-    }
-    rows = {row["metric"]: row for row in differences(runs["mono"], runs["disagg"])}
-    assert list(rows) == list(COMPARED)
+    pair, runs = pair_of(SimConfig(sim_seconds=300.0), replicates=4)
+    rows = {row["metric"]: row for row in differences(pair)}
     row = rows["mean_ttft_s"]
     each = np.array(
         [d["mean_ttft_s"] - m["mean_ttft_s"] for m, d in zip(*runs.values(), strict=True)]
@@ -95,19 +91,16 @@ def test_differences_are_disagg_minus_mono_and_paired() -> None:
     assert (row["low"], row["high"]) == pytest.approx(
         (each.mean() - half, each.mean() + half), rel=1e-4
     )
+    done = rows["throughput_rps"]
+    assert done["mono"] == pytest.approx(np.mean([one["throughput_rps"] for one in runs["mono"]]))
 
 
-def test_a_single_replicate_has_no_interval() -> None:
-    one = [run_sim("mono", 100.0, 5.0)]
-    row = differences(one, one)[0]
-    assert row["difference"] == 0.0
-    assert math.isnan(row["low"])
-
-
-def test_replicates_must_pair_up() -> None:
-    one = run_sim("mono", 100.0, 5.0)
-    with pytest.raises(InvalidParameterError, match="as many as mono"):
-        differences([one, one], [one])
+def test_every_statistic_of_ttft_is_shown_and_the_ends_of_others() -> None:
+    pair, _ = pair_of(SimConfig(sim_seconds=100.0), replicates=2)
+    assert [row["metric"] for row in differences(pair)] == [
+        *(statistic.name for statistic in METRICS["ttft"].statistics),
+        *("mean_tpot_s", "p99_tpot_s", "mean_e2e_s", "p99_e2e_s", "throughput_rps"),
+    ]
 
 
 def test_both_sides_see_the_same_requests() -> None:
@@ -145,11 +138,14 @@ def test_unequal_rates_and_unstable_sides_are_warned_of() -> None:
             "arrival": {"rate_per_s": 9},
         }
     )
-    runs = {"disagg": [run_sim("disagg", config=config, drain=False)]}
-    found = warnings_about(config, runs)
+    pair, _ = pair_of(config.model_copy(update={"drain": False}), replicates=2)
+    found = warnings_about(pair)
     assert any("decode_tokens_per_s differ: 1000 against 2000" in text for text in found)
-    assert any("disagg is unstable in 1 of 1" in text for text in found)
+    assert any("disagg is unstable (offered load" in text for text in found)
     assert any("lower bounds" in text for text in found)
+    [ttft] = [row for row in differences(pair) if row["metric"] == "mean_ttft_s"]
+    assert ttft["verdict"] == "not tested"
+    assert "disagg unstable" in ttft["note"]
 
 
 def test_table_shows_both_sides_and_rounding_noise_as_none() -> None:
@@ -157,7 +153,7 @@ def test_table_shows_both_sides_and_rounding_noise_as_none() -> None:
     assert "mono: 4 GPUs; disagg: 2 prefill + 2 decode GPUs" in lines[0]
     assert "2 replicates, the same on both sides" in lines[1]
     [tpot] = [line.split() for line in lines if line.startswith("TPOT mean")]
-    assert tpot[-3:] == ["0", "–", "0.0%"]  # both sides decode at the same rate
+    assert tpot[5:8] == ["0", "–", "0.0%"]  # both sides decode at the same rate
     assert any(line.startswith("utilisation  mono: gpu ") for line in lines)
 
 
@@ -165,7 +161,7 @@ def test_no_requests_at_all_is_shown_as_missing() -> None:
     result = invoke("--rate", "1e-9")
     assert result.exit_code == 0, result.stderr
     [line] = [line for line in result.stdout.splitlines() if line.startswith("TTFT p99")]
-    assert line.split()[-5:] == ["–"] * 5
+    assert line.split()[3:] == ["–"] * 5 + ["not", "tested"]
 
 
 def test_simlib_compare_reaches_it() -> None:

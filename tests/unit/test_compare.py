@@ -17,9 +17,6 @@ from simlib.stats.compare import (
     crossovers,
     holm,
     paired,
-    paired_batch_percentiles,
-    paired_batches,
-    verdict,
 )
 from simlib.stats.intervals import Interval, empty, mean_interval
 
@@ -157,29 +154,6 @@ def test_pooled_percentiles_become_the_estimates_and_widen_the_interval():
     assert found.difference.method == "paired sectioning over 10 replicates"
 
 
-def test_batches_of_one_run_find_the_same_difference():
-    baseline, candidate = correlated(10_000, shift=0.5)
-    found = paired_batches(baseline, candidate, level=0.999)
-    assert found.difference.contains(0.5)
-    assert found.difference.half_width < 0.02
-    assert found.n_pairs == 10
-    assert "10 batches in one run" in found.difference.method
-    p99 = paired_batch_percentiles(baseline, candidate, 99, level=0.999)
-    assert p99.difference.contains(0.5)
-    assert p99.n_pairs == 5
-
-
-def test_batches_that_are_too_small_say_so():
-    baseline, candidate = correlated(4000)
-    reason = paired_batch_percentiles(baseline, candidate, 99).difference.reason
-    assert reason == "p99 needs at least 1000 samples, got 800 in a batch"
-    short = paired_batches(baseline[:7], candidate[:7])
-    assert "got 7" in short.difference.reason
-    with_gap = np.append(baseline, math.nan)
-    gap = paired_batches(with_gap, with_gap)
-    assert gap.difference.reason == "1 of 10 pairs have no value"
-
-
 def test_holms_worked_example():
     """Four p values, by hand: 0.005 * 4, 0.01 * 3, 0.03 * 2, then not below its predecessor."""
     found = holm([0.01, 0.04, 0.03, 0.005])
@@ -212,15 +186,6 @@ def test_holm_keeps_the_family_wise_error_of_true_nulls():
     families = np.random.default_rng(2).random((4000, 10))
     errors = np.mean([holm(p).rejected.any() for p in families])
     assert 0.03 <= errors <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 4000)
-
-
-def test_verdict_names_the_candidate():
-    faster = Interval(-2.0, -1.0, -0.5, "t")
-    slower = Interval(0.5, 1.0, 2.0, "t")
-    assert verdict(faster, True) == "faster"
-    assert verdict(slower, True) == "slower"
-    assert verdict(faster, False) == "no significant difference"
-    assert verdict(empty("t", "no replicates"), False) == "no significant difference"
 
 
 def test_parts_of_a_difference_sum_to_the_whole():
@@ -330,7 +295,6 @@ def test_crossover_intervals_cover_the_true_crossing():
         (lambda: crossovers([1, 1], flat([0, 1])), "x"),
         (lambda: crossovers([1, 2], flat([0])), "differences"),
         (lambda: attribution({"a": [1.0]}, {"b": [1.0]}), "candidate"),
-        (lambda: paired_batches([1.0], [1.0], n_batches=2), "n_batches"),
         (lambda: paired([1.0, 2.0], [1.0, 3.0], level=0), "level"),
     ],
 )

@@ -198,6 +198,7 @@ def test_the_guide_lists_every_key_of_the_study_file_with_its_default():
     ("study", "table"),
     [
         *(("arrival_rate", table) for table in ("summary", "comparison", "attribution")),
+        ("arrival_rate", "distribution"),
         *(("arrival_rate", table) for table in ("crossover", "classes", "class_comparison")),
         *(("batching", table) for table in ("summary", "timeline")),
     ],

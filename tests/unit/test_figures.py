@@ -5,8 +5,6 @@ import itertools
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from matplotlib import rc_context
 from matplotlib.colors import to_hex
@@ -65,7 +63,7 @@ class Tables:
         if crossover:
             _write(self.tables / "crossover.csv", _crossings(factors, compare, crossover))
         if requests:
-            _write_requests(self.tables / "requests.parquet", summary)
+            _write(self.tables / "distribution.csv", _distributions(rows, summary))
         study = {
             "name": "synthetic",
             "title": "A synthetic study",
@@ -148,22 +146,12 @@ def _crossings(factors, compare, crossover):
     ]  # fmt: skip
 
 
-def _write_requests(path, summary):
-    n = 50
-    times = np.linspace(0.01, 1.0, n)
-    tables = [
-        pa.table(
-            {
-                "point_id": pa.array([line["point_id"]] * n).dictionary_encode(),
-                "in_window": np.arange(n) > 4,
-                "status": np.zeros(n, np.int8),
-                "arrival_s": np.arange(n, dtype=float),
-                "first_token_s": np.arange(n) + times * float(line["mean_ttft_s"]),
-            }
-        )
-        for line in summary
+def _distributions(rows, summary):
+    return [
+        {**row["coordinates"], "share": share, "ttft_s": share * float(line["mean_ttft_s"])}
+        for row, line in zip(rows, summary, strict=True)
+        for share in np.linspace(0.01, 1.0, 50)
     ]
-    pq.write_table(pa.concat_tables(tables), path)
 
 
 def _write(path, lines):
@@ -265,8 +253,8 @@ def test_equal_tables_give_equal_bytes_and_leave_no_other_folder(tmp_path):
 def test_a_failed_drawing_leaves_the_old_figures(tmp_path):
     study = Tables(tmp_path, {}, requests=True)
     before = {path: path.read_bytes() for path in study.write()}
-    (study.tables / "requests.parquet").write_bytes(b"damaged")
-    with pytest.raises(pa.ArrowInvalid):
+    (study.tables / "distribution.csv").write_bytes(b"damaged\n1\n")
+    with pytest.raises(KeyError):
         study.write()
     assert {path: path.read_bytes() for path in shown(study.output)} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["figures", "study.json", "tables"]

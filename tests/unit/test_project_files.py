@@ -48,7 +48,7 @@ def test_the_shipped_studies_fit_the_schema() -> None:
 
 def test_shipped_studies_compare_equal_numbers_of_gpus() -> None:
     from simlib.study.plan.grid import resolve
-    from simlib.study.tables.comparison import unfairness
+    from simlib.study.tables.pairs import unfairness
 
     config = yaml.safe_load((REPO / "config.yaml").read_text(encoding="utf-8"))
     for study in resolve(config, source=REPO):

@@ -10,6 +10,7 @@ import pytest
 
 from simlib.core import recursion
 from simlib.core.config import ClusterDisagg, ClusterMonolithic, SimConfig
+from simlib.core.metrics import METRICS
 from simlib.core.records import (
     COLUMN_NAMES,
     TTFT_DEFINITIONS,
@@ -25,7 +26,13 @@ from simlib.core.records import (
     ttft_parts,
     ttft_s,
 )
-from simlib.core.summary import offered_load, pool_busy_s, summarise, ttft_statistics
+from simlib.core.summary import (
+    counted_requests,
+    offered_load,
+    pool_busy_s,
+    sample,
+    summarise,
+)
 from simlib.errors import InvalidParameterError
 from simlib.workload.requests import Requests
 
@@ -256,23 +263,57 @@ def test_without_a_drain_unfinished_requests_are_counted_and_percentiles_marked(
     assert statistics["num_samples"] == 5
     # half got a first token: the median interpolates into the other half
     assert statistics["lower_bounds"] == [
-        "mean_ttft_s",
-        "p50_ttft_s",
-        "p90_ttft_s",
-        "p95_ttft_s",
-        "p99_ttft_s",
+        statistic.name for name in ("ttft", "e2e") for statistic in METRICS[name].statistics
     ]
 
 
 def test_lower_bounds_really_are_below_what_the_drain_shows():
     cut, config = overloaded(drain=False)
     full, _ = overloaded(drain=True)
-    shown, marked = ttft_statistics(cut, "first_decode_step", config.sim_seconds)
-    truth, unmarked = ttft_statistics(full, "first_decode_step", config.sim_seconds)
-    assert unmarked == []
-    for name, value in truth.items():
-        assert shown[name] <= value
-        assert name in marked or shown[name] == value
+    for name in ("ttft", "e2e"):
+        shown, truth = (
+            sample(METRICS[name], counted_requests(records, config), config, 0)
+            for records in (cut, full)
+        )
+        assert truth.lower_bounds() == []
+        for statistic, value in truth.statistics().items():
+            assert shown.statistics()[statistic] <= value
+            bound = statistic in shown.lower_bounds()
+            assert bound or shown.statistics()[statistic] == value
+
+
+def test_requests_still_waiting_count_with_the_wait_so_far():
+    """By hand; those that got a first token alone would show a p99 of nearly 2.6 s at any load."""
+    cut, config = overloaded(drain=False)
+    # one GPU, 1 s a request (half of it prefill), one more each 0.5 s; the first token comes 0.1 s
+    # after the prefill: 0.6, 1.1, 1.6, 2.1 and 2.6 s, then five that have waited 2.5, 2.0, …, 0.5 s
+    values = [0.6, 1.1, 1.6, 2.1, 2.6, 2.5, 2.0, 1.5, 1.0, 0.5]
+    found = sample(METRICS["ttft"], counted_requests(cut, config), config, 0)
+    assert found.values == pytest.approx(values)
+    assert found.open.tolist() == [False] * 5 + [True] * 5
+    statistics = summarise(cut, config)
+    assert statistics["mean_ttft_s"] == pytest.approx(np.mean(values))
+    assert statistics["p50_ttft_s"] == pytest.approx(np.percentile(values, 50))
+    assert statistics["p99_ttft_s"] == pytest.approx(np.percentile(values, 99))
+    # four finished after 1.0, 1.5, 2.0 and 2.5 s; the others have been there since they arrived
+    lasted = [1.0, 1.5, 2.0, 2.5, 3.0, 2.5, 2.0, 1.5, 1.0, 0.5]
+    assert statistics["p90_e2e_s"] == pytest.approx(np.percentile(lasted, 90))
+
+
+def test_rejected_requests_have_no_latency_and_are_not_left_in():
+    full, config = overloaded(drain=True)
+    status = full.status.copy()
+    status[:3] = Status.REJECTED
+    rejected = dataclasses.replace(full, status=status)
+    others = full.select(np.arange(10) >= 3)
+    for name in ("ttft", "tpot", "e2e"):
+        found = sample(METRICS[name], counted_requests(rejected, config), config, 0)
+        expected = sample(METRICS[name], counted_requests(others, config), config, 0)
+        assert found.request_id.tolist() == list(range(3, 10))
+        assert found.statistics() == expected.statistics()
+    statistics = summarise(rejected, config)
+    assert (statistics["arrived"], statistics["rejected"]) == (10, 3)
+    assert statistics["num_samples"] == 7
 
 
 def test_a_run_without_requests_has_counts_of_zero_and_no_percentiles():

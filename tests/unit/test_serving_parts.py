@@ -52,7 +52,8 @@ def test_steps_within_a_bound_are_the_most_that_fit(held, block, spare, most):
 
 
 @given(latencies, st.integers(1, 50), st.integers(0, 5_000), st.integers(0, 200))
-def test_a_linear_run_is_the_sum_of_its_steps(latency, batch, context, steps):
+def test_a_linear_run_is_the_sum_of_its_steps(latency, batch, beyond, steps):
+    context = batch + beyond  # a token of context a sequence: the protocol's precondition
     total = sum(latency.iteration_s((), batch, context + k * batch) for k in range(steps))
     run_s = latency.decode_run_s(batch, context, steps)
     assert run_s == pytest.approx(total, rel=1e-9)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simlib.core.config import SimConfig
+from simlib.core.metrics import METRICS
 from simlib.core.records import RequestRecords, tpot_s
 from simlib.core.sampling import sample_requests
 from simlib.core.summary import summarise
@@ -24,9 +25,8 @@ from simlib.study.jobs.simulate import simulate
 from simlib.study.jobs.store import read_records, write_records
 from simlib.study.measurement.measure import measure_point
 from simlib.study.measurement.occupation import Occupation, occupations
-from simlib.study.measurement.timed import ITL_STATISTICS, gaps_in_window, measure_timed
+from simlib.study.measurement.over_time import gaps_in_window, measure_over_time
 from simlib.study.plan.grid import essential, point_id, run_settings
-from simlib.study.plan.spec import METRICS
 
 
 def config_of(**changes: Any) -> SimConfig:
@@ -304,17 +304,17 @@ def test_a_bin_in_which_nothing_decodes_has_no_batch() -> None:
 def test_points_have_itl_with_intervals_and_those_without_timelines_have_none() -> None:
     config = config_of()
     replicates = [simulate(config, replicate) for replicate in range(3)]
-    point = measure_point(replicates, config, METRICS)
-    assert point.timed is not None
-    for statistic in ITL_STATISTICS:
+    point = measure_point(replicates, config)
+    assert point.over_time is not None
+    for statistic in (one.name for one in METRICS["itl"].statistics):
         interval = point.intervals[statistic]
         assert interval.low <= interval.estimate <= interval.high
         assert len(point.values(statistic)) == 3
     samples = [gaps_in_window(one, config) for one in replicates if isinstance(one, TimedRecords)]
     everything = np.concatenate([np.repeat(s.values, s.weights) for s in samples])
     assert point.intervals["p99_itl_s"].estimate == pytest.approx(np.percentile(everything, 99))
-    single = measure_point(replicates[:1], config, METRICS)
+    single = measure_point(replicates[:1], config)
     assert "batches" in single.intervals["mean_itl_s"].method
     plain = replace_timeline(config)
-    assert measure_point([simulate(plain)], plain, METRICS).timed is None
-    assert measure_timed([replicates[0], simulate(plain)], config) is None
+    assert measure_point([simulate(plain)], plain).over_time is None
+    assert measure_over_time([replicates[0], simulate(plain)], config) is None

@@ -21,8 +21,13 @@ def test_summary_has_a_line_per_point_with_counts(finished: Workspace) -> None:
     assert (by_rate == 1).all(), "both architectures see the same requests"
 
 
-def test_requests_table_holds_every_request(finished: Workspace) -> None:
-    tables = finished.folder / "results/studies/rates/tables"
+def test_requests_table_holds_every_request_where_it_is_asked_for(
+    finished: Workspace, workspace: Workspace
+) -> None:
+    assert not list(finished.folder.rglob("requests.parquet"))
+    workspace.study["requests_table"] = True
+    workspace.run()
+    tables = workspace.folder / "results/studies/rates/tables"
     requests = pd.read_parquet(tables / "requests.parquet")
     summary = pd.read_csv(tables / "summary.csv")
     assert requests["in_window"].sum() == summary["arrived"].sum()

@@ -11,7 +11,7 @@ import pytest
 from matplotlib import rc_context
 
 from simlib.core.config import SimConfig
-from simlib.core.summary import metric_names
+from simlib.core.metrics import statistics_of
 from simlib.stats.compare import paired
 from simlib.study.figures.data import StudyData
 from simlib.study.figures.kinds import KINDS, pages
@@ -19,12 +19,12 @@ from simlib.study.figures.style import STYLE
 from simlib.study.figures.timeline import shown_level
 from simlib.study.jobs.simulate import simulate
 from simlib.study.measurement.measure import measure_point
-from simlib.study.measurement.timed import BINS, ITL_STATISTICS
-from simlib.study.plan.spec import METRICS
+from simlib.study.measurement.over_time import BINS
 from tests.workflow.conftest import Workspace
 from tests.workflow.test_batching_study import DEFAULTS, MODES, changed, tables_of
 
-ITL = metric_names("itl")
+ITL = [statistic.name for statistic in statistics_of("timeline")]
+REQUESTS = [statistic.name for statistic in statistics_of("requests")]
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +70,15 @@ def test_timeline_has_every_bin_and_averages_to_the_summary(tables: Path) -> Non
 
 def test_sides_are_compared_by_inter_token_latency_too(tables: Path) -> None:
     comparison = pd.read_csv(tables / "comparison.csv")
-    assert set(comparison["statistic"]) == {*METRICS, *ITL_STATISTICS}
+    assert set(comparison["statistic"]) == {*REQUESTS, *ITL}
     line = comparison[
         (comparison["statistic"] == "mean_itl_s") & (comparison["arrival.rate_per_s"] == 6)
     ].iloc[0]
     sides = []
     for mode in ("mono", "disagg"):
         config = config_of(mode, 6)
-        point = measure_point([simulate(config, r) for r in range(3)], config, METRICS)
-        sides.append(np.round(point.values("mean_itl_s"), 9))
+        point = measure_point([simulate(config, r) for r in range(3)], config)
+        sides.append(point.values("mean_itl_s"))
     expected = paired(*sides)
     assert line["difference_s"] == pytest.approx(expected.difference.estimate, rel=1e-6)
     assert line["p_value"] == pytest.approx(expected.p_value, rel=1e-6)
@@ -90,7 +90,7 @@ def test_without_timelines_there_are_no_such_columns(tmp_path: Path) -> None:
     summary = pd.read_csv(tables / "summary.csv")
     assert not [c for c in summary if "itl" in c or "kv_" in c or "decode_batch" in c]
     statistics = pd.read_csv(tables / "comparison.csv")["statistic"]
-    assert set(statistics) == set(METRICS)
+    assert set(statistics) == set(REQUESTS)
 
 
 def test_sides_of_which_one_has_a_timeline_are_compared_without_it(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_sides_of_which_one_has_a_timeline_are_compared_without_it(tmp_path: Pat
     }
     tables = tables_of(tmp_path, study)
     statistics = pd.read_csv(tables / "comparison.csv")["statistic"]
-    assert set(statistics) == set(METRICS)
+    assert set(statistics) == set(REQUESTS)
     summary = pd.read_csv(tables / "summary.csv")
     assert summary["mean_itl_s"].notna().tolist() == [True, False]
 

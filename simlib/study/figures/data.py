@@ -102,7 +102,8 @@ class StudyData:
     """A line per point and request class; empty without classes."""
     timeline: Table
     """A line per point, pool and bin of time; empty without timelines."""
-    requests: Path | None
+    distribution: Path | None
+    """The table of the points' distributions of TTFT, if it is there."""
     svg: bool
     """Whether figures are wanted as SVG too."""
     x: Factor | None
@@ -125,7 +126,7 @@ class StudyData:
                 str(tables),
             )  # fmt: skip
         factors = tuple(Factor(f["name"], tuple(f["levels"])) for f in study["factors"])
-        requests = tables / "requests.parquet"
+        distribution = tables / "distribution.csv"
         # tables of a comparison that the study no longer makes may still lie there
         compare, crossover = study["compare"], study["crossover"]
         x, colour, facets = _roles(factors, compare, crossover)
@@ -156,7 +157,7 @@ class StudyData:
             crossings=read("crossover.csv", crossover),
             classes=read("classes.csv", _any_has(study, "request_classes")),
             timeline=read("timeline.csv", _any_has(study, "timeline")),
-            requests=requests if study["requests_table"] and requests.is_file() else None,
+            distribution=distribution if distribution.is_file() else None,
             svg=study.get("svg", True),
             x=x,
             colour=colour,
@@ -209,7 +210,7 @@ class StudyData:
     def digest(self) -> str:
         """The hash of all that stands here: equal ones give equal figures.
 
-        The requests stand for themselves by the ids of their points, which hash what made them.
+        Distributions stand for themselves by their points, which hash what made them.
         """
         whole = hashlib.sha256()
         for field in fields(self):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +13,25 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
-from simlib.core.records import Status
 from simlib.study.figures.axes import heading, series_legend, styles_of
 from simlib.study.figures.bars import Panels, panels, points_at
 from simlib.study.figures.data import Point, StudyData
 from simlib.study.figures.layout import LegendEntry, Margins, make_sheet
+from simlib.study.figures.place import level_key
 from simlib.study.figures.style import GREY
-
-END_COLUMN = {
-    "first_decode_step": "first_token_s",
-    "prefill_end": "prefill_end_s",
-    "transfer_end": "transfer_end_s",
-}
-_STEPS = np.concatenate((np.linspace(0, 0.98, 246), np.linspace(0.981, 1.0, 58)))
-"""Where curves are evaluated: a drawing cannot show every one of a million requests."""
 
 
 def ecdf_figure(data: StudyData) -> Figure | None:
-    """Return the figure; None without the table of requests."""
-    if data.requests is None:
+    """Return the figure; None if nobody got a first token."""
+    if data.distribution is None:
         return None
     grid = panels(data, data.places())
-    curves = read_curves(data.requests, {p.point_id: p for p in _shown(data, grid)})
+    curves = read_curves(data.distribution, list(_shown(data, grid)))
     return _page(data, grid, curves) if curves else None
 
 
+Place = tuple[str | None, ...]
+"""The level of every factor, by which a point is known in any table."""
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -46,37 +41,30 @@ def _shown(data: StudyData, grid: Panels) -> Iterator[Point]:
             yield from (p for p in points_at(data, place, level) if p is not None)
 
 
-def read_curves(path: Path, points: dict[str, Point]) -> dict[str, Curve]:
-    """Return TTFT in seconds and the fraction of requests at most that slow, by point.
+def _place(point: Point) -> Place:
+    return tuple(point.coordinates.values())
+
+
+def read_curves(path: Path, points: Sequence[Point]) -> dict[Place, Curve]:
+    """Return TTFT in seconds and the fraction of requests at most that slow, by place of a point.
 
     Requests in the window that were accepted, all replicates together; a request without a
     first token counts as slower than all, so a curve that ends below 1 shows what was lost.
     """
-    import pyarrow.compute as pc  # 0.1 s that studies without this figure save
-    import pyarrow.parquet as pq
-
-    ends = sorted({END_COLUMN[point.line["ttft_definition"]] for point in points.values()})
-    table = pq.read_table(
-        path,
-        columns=["point_id", "in_window", "status", "arrival_s", *ends],
-        filters=[("point_id", "in", list(points)), ("in_window", "=", True),
-                 ("status", "!=", int(Status.REJECTED))],
-    )  # fmt: skip
-    curves = {}
-    for point_id, point in points.items():
-        own = table.filter(pc.equal(pc.cast(table["point_id"], "string"), point_id))
-        end = own[END_COLUMN[point.line["ttft_definition"]]].to_numpy()
-        ttft_s = end - own["arrival_s"].to_numpy()
-        served = np.sort(ttft_s[~np.isnan(ttft_s)])
-        if len(served):
-            curves[point_id] = (
-                np.quantile(served, _STEPS, method="inverted_cdf"),
-                _STEPS * len(served) / len(ttft_s),
-            )
-    return curves
+    if not points:
+        return {}
+    factors, wanted = list(points[0].coordinates), {_place(point) for point in points}
+    found: dict[Place, list[tuple[float, float]]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            place = tuple(level_key(line[name]) for name in factors)
+            if place in wanted:
+                step = float(line["ttft_s"]), float(line["share"])
+                found.setdefault(place, []).append(step)
+    return {place: (np.array(steps)[:, 0], np.array(steps)[:, 1]) for place, steps in found.items()}
 
 
-def _page(data: StudyData, grid: Panels, curves: dict[str, Curve]) -> Figure:
+def _page(data: StudyData, grid: Panels, curves: dict[Place, Curve]) -> Figure:
     panel = (2.9, 1.9) if sum(grid.shape) > 2 else (3.6, 2.8)
     legend = series_legend(data, markers=False)
     if any(p.unstable for p in _shown(data, grid)):
@@ -96,9 +84,9 @@ def _page(data: StudyData, grid: Panels, curves: dict[str, Curve]) -> Figure:
         legend=legend,
         margins=Margins(left=0.66, between_x=0.25, bottom=0.52),
     )
-    stable = {p.point_id for p in _shown(data, grid) if not p.unstable}
+    stable = {_place(p) for p in _shown(data, grid) if not p.unstable}
     low, high = _limits(
-        [c for name, c in curves.items() if name in stable] or list(curves.values())
+        [curve for place, curve in curves.items() if place in stable] or list(curves.values())
     )
     for row, cells in enumerate(grid.cells):
         for column, (place, level) in enumerate(cells):
@@ -119,12 +107,12 @@ def _page(data: StudyData, grid: Panels, curves: dict[str, Curve]) -> Figure:
 
 
 def _draw_panel(
-    ax: Axes, data: StudyData, points: list[Point | None], curves: dict[str, Curve]
+    ax: Axes, data: StudyData, points: list[Point | None], curves: dict[Place, Curve]
 ) -> None:
     for point, style in zip(points, styles_of(data), strict=True):
-        if point is None or point.point_id not in curves:
+        if point is None or _place(point) not in curves:
             continue
-        ttft_s, fraction = curves[point.point_id]
+        ttft_s, fraction = curves[_place(point)]
         ax.step(
             ttft_s,
             fraction,

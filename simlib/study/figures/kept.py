@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import matplotlib
 import simlib
 from simlib.files import replacing
 from simlib.study.figures.data import StudyData
+
+_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}\.(png|svg)")
+"""Of a kept figure; other files in the folder are not ours."""
 
 
 def digest_of(name: str, page: StudyData) -> str:
@@ -66,5 +70,5 @@ class Kept:
         if self._folder is None or not self._folder.is_dir():
             return
         for path in self._folder.iterdir():
-            if path.suffix in (".png", ".svg") and path.name not in self._used:
+            if _NAME.fullmatch(path.name) and path.name not in self._used:
                 path.unlink()

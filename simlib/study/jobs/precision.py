@@ -7,21 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from simlib.core.config import SimConfig
-from simlib.core.records import Floats, RequestRecords
+from simlib.core.metrics import statistic_named
+from simlib.core.records import RequestRecords
 from simlib.errors import InvalidParameterError
 from simlib.stats.intervals import replicates_for
 from simlib.study.jobs.decision import Decision, write_decision
 from simlib.study.jobs.described import located, read_request
 from simlib.study.jobs.simulate import simulate
 from simlib.study.jobs.store import read_records, result_path, write_records
-from simlib.study.measurement.measure import (
-    Measurement,
-    interval_over_replicates,
-    measure_replicate,
-    pooled_percentiles,
-    request_values,
-    split_statistic,
-)
+from simlib.study.measurement.measure import Replicates
 from simlib.study.plan.grid import run_settings
 from simlib.study.plan.spec import Precision
 
@@ -38,32 +32,25 @@ def replicate_until_precise(request_path: Path, results: Path, output: Path) -> 
     request = read_request(request_path)
     config = SimConfig.from_dict(located(request))
     precision = Precision.from_dict(request["precision"])
-    measured: list[Measurement] = []
-    values: list[Floats] = []
-    metric = split_statistic(precision.metric)[1]
+    taken = Replicates(config)
+    metric = statistic_named(precision.metric).metric.name
     wanted = min(max(request["replicates"], _FEWEST), precision.max_replicates)
     while True:
-        for replicate in range(len(measured), wanted):
-            records = _replicate(config, request, replicate, results)
-            measured.append(measure_replicate(records, config))
-            values.append(request_values(records, config, metric))
-        pooled = pooled_percentiles(values, metric).get(precision.metric)
-        interval = interval_over_replicates(measured, precision.metric, pooled)
+        for replicate in range(len(taken.measured), wanted):
+            taken.add(_replicate(config, request, replicate, results))
+        measured = taken.metric(metric)[precision.metric]
+        interval = measured.interval
         width = interval.relative_half_width
         reached = width <= precision.relative
         if reached or wanted >= precision.max_replicates:
             break
-        enough = replicates_for(
-            [one.statistics[precision.metric] for one in measured],
-            precision.relative,
-            precision.max_replicates,
-        )
+        enough = replicates_for(measured.values, precision.relative, precision.max_replicates)
         # half as many again at most: the width of few replicates is itself uncertain
-        wanted = max(len(measured) + 1, min(enough, math.ceil(1.5 * len(measured))))
+        wanted = max(wanted + 1, min(enough, math.ceil(1.5 * wanted)))
         wanted = min(wanted, precision.max_replicates)
     decision = Decision(
         point_id=request["point_id"],
-        replicates=len(measured),
+        replicates=wanted,
         reached=bool(reached),
         metric=precision.metric,
         wanted_relative=precision.relative,

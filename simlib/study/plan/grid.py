@@ -12,6 +12,7 @@ from typing import Any
 
 from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
+from simlib.core.overrides import overridden
 from simlib.core.reading import check_plain
 from simlib.core.sampling import check_lengths, check_trace_covers
 from simlib.errors import InvalidParameterError
@@ -144,7 +145,7 @@ def resolve(
     try:
         check_plain(data, "config")
         file = StudyFile.from_dict(dict(data))
-        SimConfig.from_dict(_with_overrides({}, file.defaults))
+        SimConfig.from_dict(overridden({}, file.defaults))
         _check_size(file)
     except InvalidParameterError as error:
         raise error.at(where) from None
@@ -178,16 +179,16 @@ def _check_size(file: StudyFile) -> None:
 
 def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None) -> ResolvedStudy:
     factors = tuple(_factors(study))
-    base = _with_overrides(_with_overrides({}, file.defaults), study.overrides)
+    base = overridden(overridden({}, file.defaults), study.overrides)
     replicates = study.replicates or file.replicates
     rows: dict[str, Row] = {}
     for combination in itertools.product(*(range(len(f.levels)) for f in factors)):
-        settings = _copy(base)
         labels: dict[str, Any] = {}
+        levels: dict[str, Any] = {}
         for factor, level in zip(factors, combination, strict=True):
             labels[factor.name] = factor.labels[level]
-            for key, value in zip(factor.keys, factor.levels[level], strict=True):
-                _set(settings, key, value)
+            levels |= zip(factor.keys, factor.levels[level], strict=True)
+        settings = overridden(base, levels)
         written = _locate_files(settings, source)
         config = SimConfig.from_dict(settings)
         check_trace_covers(config)
@@ -381,35 +382,3 @@ def _matters(key: str, relevant: dict[str, Any]) -> bool:
     if section in ("prompt_tokens", "output_tokens") or not name:
         return True
     return name.partition(".")[0] in relevant[section] or name == "path"
-
-
-def _with_overrides(settings: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `settings` changed by a tree or by dotted keys.
-
-    A section that names its mode or kind is whole: it replaces the one it overrides.
-    """
-    merged: dict[str, Any] = _copy(settings)
-    for key, value in overrides.items():
-        whole = isinstance(value, Mapping) and ("mode" in value or "kind" in value)
-        if isinstance(value, Mapping) and not whole and isinstance(merged.get(key), dict):
-            merged[key] = _with_overrides(merged[key], value)
-        else:
-            _set(merged, str(key), _copy(value))
-    return merged
-
-
-def _copy(value: Any) -> Any:
-    """Return a deep copy without shared parts: YAML aliases must not be changed together."""
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value
-
-
-def _set(settings: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for parent in parents:
-        section = settings.setdefault(parent, {})
-        if not isinstance(section, dict):
-            raise InvalidParameterError(dotted, value, f"a key of a section, and {parent} is none")
-        settings = section
-    settings[last] = value

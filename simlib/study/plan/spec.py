@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from simlib.core.summary import PERCENTILES
+from simlib.core.metrics import statistics_of
 from simlib.core.validation import ConfigModel, NonNegativeFloat, PositiveFloat, PositiveInt
 from simlib.errors import InvalidParameterError
 from simlib.study.plan.names import distinct, not_a_column
@@ -18,11 +18,6 @@ MAX_REPLICATES = 10_000
 """Most replicates of a point."""
 MAX_NAME = 50
 """Longest name of a study, characters: it names a folder."""
-METRICS = tuple(
-    f"{statistic}_{metric}_s"
-    for metric in ("ttft", "tpot", "e2e")
-    for statistic in ("mean", *(f"p{q}" for q in PERCENTILES))
-)
 
 
 class Sweep(ConfigModel):
@@ -82,8 +77,9 @@ class Precision(ConfigModel):
     @field_validator("metric")
     @classmethod
     def _metric_exists(cls, metric: str) -> str:
-        if metric not in METRICS:
-            raise InvalidParameterError("metric", metric, "one of " + ", ".join(METRICS))
+        known = [statistic.name for statistic in statistics_of("requests")]
+        if metric not in known:
+            raise InvalidParameterError("metric", metric, "one of " + ", ".join(known))
         return metric
 
 
@@ -109,8 +105,8 @@ class Study(ConfigModel):
     compare: Compare | None = None
     crossover: Crossover | None = None
     precision: Precision | None = None
-    requests_table: bool = True
-    """Also write every request of the study as Parquet."""
+    requests_table: bool = False
+    """Also write every request of the study as Parquet; two thirds of the results' size again."""
     svg: bool = True
     """Draw figures as SVG beside PNG; without, a large study is drawn in two thirds of the time."""
 

@@ -1,314 +1,256 @@
-"""Paired comparisons within a study: differences, verdicts, their causes, and crossovers."""
+"""Paired comparisons within a study: differences with their intervals, and verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from simlib.core.config import SimConfig
-from simlib.core.records import TTFT_PARTS_OF, Floats, RequestRecords, Status
-from simlib.core.summary import pool_gpus
-from simlib.stats.compare import (
-    PairedComparison,
-    attribution,
-    crossovers,
-    holm,
-    paired,
-    paired_batch_percentiles,
-    paired_batches,
-    verdict,
-)
-from simlib.stats.intervals import Interval
-from simlib.study.measurement.classes import ClassMeasurement
-from simlib.study.measurement.measure import PointMeasurement, request_values, split_statistic
-from simlib.study.measurement.timed import ITL_STATISTICS
+from simlib.core.classes import ALL_CLASSES
+from simlib.core.metrics import Metric, Statistic, statistics_of
+from simlib.core.records import Floats
+from simlib.core.summary import Sample, counted_requests, sample
+from simlib.stats.compare import PairedComparison, holm, paired
+from simlib.stats.intervals import Interval, empty
+from simlib.study.measurement.classes import ClassedRecords
+from simlib.study.measurement.measured import Measured, measure_metric
+from simlib.study.tables.pairs import Pair, Side
 
-ROUNDING_DIGITS = 9
-"""Times closer than 1e-9 s are equal: what is left is rounding, and no difference."""
+NOTHING = 1e-9
+"""Times (or shares) that differ by no more are equal: the rest is rounding, and no difference."""
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One side of a comparison."""
+class Test:
+    """One statistic compared between the sides of a pair."""
 
-    level: Any
-    """Its level of the compared factor."""
-    config: SimConfig
-    measured: PointMeasurement
-    load: Callable[[], RequestRecords]
-    """Reads the records of the first replicate again: only single replicates need them."""
-    classes: tuple[ClassMeasurement, ...] = ()
+    __test__ = False  # for pytest, which collects classes of this name
 
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Baseline and candidate at one place of the grid."""
-
-    coordinates: dict[str, Any]
-    """Level of every other factor."""
-    baseline: Side
-    candidate: Side
+    pair: Pair
+    statistic: Statistic
+    baseline: Measured
+    candidate: Measured
+    outcome: PairedComparison
+    note: str
+    """Why there is no test, or what to know about it."""
 
     @property
-    def replicates(self) -> int:
-        """Replicates that both sides have."""
-        return min(len(self.baseline.measured.replicates), len(self.candidate.measured.replicates))
+    def identical(self) -> bool:
+        """Whether the model makes both sides equal (TPOT, say): that is no test."""
+        return self.outcome.difference.low == self.outcome.difference.high == 0.0
+
+    @property
+    def p_value(self) -> float:
+        """The p value of no difference; NaN where that is not tested."""
+        return np.nan if self.identical else self.outcome.p_value
+
+    def verdict(self, rejected: bool) -> str:
+        """Say what was found, given whether "no difference" was rejected in its family."""
+        difference = self.outcome.difference
+        if np.isnan(difference.low):
+            return "not tested"
+        if not rejected or abs(difference.estimate) <= NOTHING:
+            return "no significant difference"
+        return self.statistic.metric.outcome(difference.estimate)
 
 
-def unfairness(baseline: SimConfig, candidate: SimConfig) -> list[str]:
-    """Return how the two sides' hardware differs; empty for equal hardware."""
-    found = []
-    gpus = [sum(pool_gpus(config).values()) for config in (baseline, candidate)]
-    if gpus[0] != gpus[1]:
-        found.append(f"GPUs differ: {gpus[0]} against {gpus[1]}")
-    if baseline.serving != candidate.serving:
-        found.append(f"serving models differ: {baseline.serving} against {candidate.serving}")
-    elif baseline.serving == "batching":
-        return found + _unfair_batching(baseline, candidate)
-    for rate in ("prefill_tokens_per_s", "decode_tokens_per_s"):
-        rates = [getattr(config.cluster, rate) for config in (baseline, candidate)]
-        if rates[0] != rates[1]:
-            found.append(f"{rate} differ: {rates[0]:g} against {rates[1]:g}")
-    return found
+def compare_pairs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Return the lines of comparison.csv: one per pair and statistic, verdicts family-wise at 5%.
 
-
-def _unfair_batching(baseline: SimConfig, candidate: SimConfig) -> list[str]:
-    found = []
-    kinds = [
-        "+".join(sorted({pool.gpu for pool in config.batching.pools.values()}))
-        for config in (baseline, candidate)
+    Latencies of requests, and inter-token latency where both sides have timelines.
+    """
+    tests = [
+        compare(pair, statistic)
+        for pair in pairs
+        for statistic in (*statistics_of("requests"), *statistics_of("timeline"))
+        if all(statistic.name in side.point.measured for side in pair.sides)
     ]
-    if kinds[0] != kinds[1]:
-        found.append(f"GPU types differ: {kinds[0]} against {kinds[1]}")
-    if baseline.latency != candidate.latency:
-        found.append("latency models differ")
-    return found
+    return [{**_line(test), **found} for test, found in zip(tests, _family(tests), strict=True)]
 
 
-def compare_pairs(pairs: Sequence[Pair], statistics: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a line per pair and statistic, verdicts at a family-wise 5% over all of them."""
-    lines: list[dict[str, Any]] = []
-    differences: list[Interval] = []
-    for pair in pairs:
-        records = _records_of_single(pair)
-        sides = (pair.baseline.measured, pair.candidate.measured)
-        itl = ITL_STATISTICS if all(side.timed is not None for side in sides) else ()
-        for statistic in (*statistics, *itl):
-            outcome = _compare(pair, statistic, records)
-            differences.append(outcome.difference)
-            lines.append(_line(pair, statistic, outcome))
-    family = holm([line["p_value"] for line in lines])
-    for line, difference, rejected, adjusted in zip(
-        lines, differences, family.rejected, family.adjusted_p, strict=True
-    ):
-        line["p_adjusted"] = float(adjusted)
-        line["verdict"] = (
-            "not tested" if np.isnan(difference.low) else verdict(difference, bool(rejected))
-        )
-    return lines
+def compare_classes(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Return the lines of class_comparison.csv: one per pair, share and class with an SLO.
 
-
-def attribute_pairs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """Return a line per pair and part of TTFT: how much of the mean difference it explains.
-
-    A side's parts are those of its TTFT definition, so the differences sum to that of the mean
-    TTFT in comparison.csv.
+    Also for all classes together. Shares such as SLO attainment are a question of their own: their
+    family takes no power from the tests of times.
     """
-    lines = []
+    found = []
     for pair in pairs:
-        n = pair.replicates
-        sides = (pair.baseline, pair.candidate)
-        own = [TTFT_PARTS_OF[side.config.ttft_definition] for side in sides]
-        names = max(own, key=len)  # where definitions differ, a side has none of the later parts
-        parts = [
-            {
-                part: side.measured.part_values(part)[:n] if part in its else np.zeros(n)
-                for part in names
-            }
-            for side, its in zip(sides, own, strict=True)
-        ]
-        explained = attribution(parts[0], parts[1])
-        for part, interval in [*explained.parts.items(), ("total", explained.total)]:
-            means = [
-                float(np.mean(sum(side.values()) if part == "total" else side[part]))
-                for side in parts
-            ]
-            lines.append(
-                {
-                    **pair.coordinates,
-                    "baseline": pair.baseline.level,
-                    "candidate": pair.candidate.level,
-                    "part": part,
-                    "baseline_s": means[0],
-                    "candidate_s": means[1],
-                    **_interval("difference_s", interval),
-                    "unfair": _warning(pair),
-                }
-            )
-    return lines
-
-
-def crossover_lines(
-    pairs: Sequence[Pair], statistics: Sequence[str], x: str
-) -> list[dict[str, Any]]:
-    """Return where along factor `x` the faster side changes, for each level of the others.
-
-    A line has the crossing with its interval, or a reason why there is none.
-    """
-    lines: list[dict[str, Any]] = []
-    groups: dict[tuple[Any, ...], list[Pair]] = {}
-    for pair in pairs:
-        others = tuple(v for k, v in pair.coordinates.items() if k != x)
-        groups.setdefault((pair.candidate.level, *others), []).append(pair)
-    for group in groups.values():
-        ordered = sorted(group, key=lambda pair: pair.coordinates[x])
-        positions = [float(pair.coordinates[x]) for pair in ordered]
-        singles = [_records_of_single(pair) for pair in ordered]
-        head = {key: value for key, value in ordered[0].coordinates.items() if key != x}
-        head |= {"baseline": group[0].baseline.level, "candidate": group[0].candidate.level}
-        unfair = "; ".join(dict.fromkeys(filter(None, map(_warning, group))))
-        for statistic in statistics:
-            differences = [
-                _compare(pair, statistic, records).difference
-                for pair, records in zip(ordered, singles, strict=True)
-            ]
-            lines.extend(
-                {**head, "statistic": statistic, "along": x, **line, "unfair": unfair}
-                for line in _crossings(positions, differences, group[0])
-            )
-    return lines
-
-
-def _crossings(
-    positions: list[float], differences: list[Interval], pair: Pair
-) -> list[dict[str, Any]]:
-    nothing = {"crossover": np.nan, "crossover_low": np.nan, "crossover_high": np.nan}
-    winner = {-1: str(pair.candidate.level), 0: "none", 1: str(pair.baseline.level)}
-    if len(positions) < 2:
-        return [{**nothing, "faster_below": "", "faster_above": "", "note": "one value only"}]
-    found = crossovers(positions, differences)
-    if not found:
-        signs = {int(d.low > 0) - int(d.high < 0) for d in differences}
-        signs.discard(0)
-        always = winner[signs.pop()] if len(signs) == 1 else "none"
-        note = "no crossover in the swept range"
-        return [{**nothing, "faster_below": always, "faster_above": always, "note": note}]
+        candidates = {one.name: one for one in pair.candidate.classes}
+        for one in pair.baseline.classes:
+            other = candidates.get(one.name)
+            if other is not None and one.has_slo and other.has_slo:
+                found += [
+                    (one.name, compare(pair, statistic, one.name))
+                    for statistic in statistics_of("classes")
+                ]
+    family = _family([test for _, test in found])
     return [
-        {
-            "crossover": crossing.x.estimate,
-            "crossover_low": crossing.x.low,
-            "crossover_high": crossing.x.high,
-            "faster_below": winner[crossing.sign_below],
-            "faster_above": winner[crossing.sign_above],
-            "note": crossing.x.reason,
-        }
-        for crossing in found
+        {**_class_line(name, test), **verdict}
+        for (name, test), verdict in zip(found, family, strict=True)
     ]
 
 
-def _records_of_single(pair: Pair) -> tuple[RequestRecords, RequestRecords] | None:
-    """Return both sides' records where there is one replicate, as pairing is by request then."""
+def compare(pair: Pair, statistic: Statistic, of_class: str | None = None) -> Test:
+    """Compare a statistic of all requests, or of a class."""
+    baseline, candidate = (_measured(side, statistic, of_class) for side in pair.sides)
+    reason = _why_not(pair, baseline, candidate)
+    if reason:
+        estimate = candidate.interval.estimate - baseline.interval.estimate
+        outcome = _none(reason, estimate, pair.replicates)
+        return Test(pair, statistic, baseline, candidate, outcome, reason)
+    note = ""
     if pair.replicates > 1:
-        return None
-    return pair.baseline.load(), pair.candidate.load()
+        outcome = compare_replicates(baseline, candidate)
+    else:
+        if baseline.requests != candidate.requests and _same_requests(pair):
+            # one side rejected some, say: what both served is compared
+            baseline, candidate = _served_by_both(pair, statistic, of_class)
+            note = "of the requests that both sides served"
+        outcome = compare_single_runs(baseline, candidate)
+    test = Test(pair, statistic, baseline, candidate, outcome, note or outcome.difference.reason)
+    return replace(test, note="identical on both sides") if test.identical else test
 
 
-def _compare(
-    pair: Pair, statistic: str, single: tuple[RequestRecords, RequestRecords] | None
-) -> PairedComparison:
-    sides = (pair.baseline, pair.candidate)
-    if single is None:
-        b, c = (_rounded(side.measured.values(statistic)[: pair.replicates]) for side in sides)
-        missing = [side.measured.intervals[statistic] for side in sides]
-        if any(np.isnan(interval.estimate) for interval in missing):
-            # a percentile that the tables leave empty is not compared either
-            b = np.full_like(b, np.nan)
-        pooled = [side.measured.pooled.get(statistic) for side in sides]
-        same = len({len(side.measured.replicates) for side in sides}) == 1
-        if pooled[0] is None or pooled[1] is None or not same:
-            return paired(b, c)
-        return paired(b, c, (pooled[0], pooled[1]))
-    percent, metric = split_statistic(statistic)
-    if metric == "itl":  # the two sides' gaps are not of the same tokens: nothing to pair by
-        return _unpaired(sides, statistic)
-    b, c = (
-        _rounded(request_values(records, side.config, metric))
-        for records, side in zip(_served_by_both(*single), sides, strict=True)
-    )
-    if len(b) != len(c):  # a closed loop sends other requests in the window: nothing to pair by
-        return _unpaired(sides, statistic)
-    if metric == "tpot":
-        both = ~(np.isnan(b) | np.isnan(c))
-        b, c = b[both], c[both]
-    return paired_batches(b, c) if percent is None else paired_batch_percentiles(b, c, percent)
+def compare_replicates(baseline: Measured, candidate: Measured) -> PairedComparison:
+    """Compare replicate by replicate; percentiles around their pooled estimates."""
+    n = min(len(baseline.values), len(candidate.values))
+    b, c = baseline.values[:n], candidate.values[:n]
+    if (
+        baseline.pooled is None
+        or candidate.pooled is None
+        or len(baseline.values) != len(candidate.values)
+    ):
+        return paired(b, _without_noise(b, c))
+    around = np.array([baseline.pooled]), np.array([candidate.pooled])
+    centres = (baseline.pooled, float(_without_noise(*around)[0]))
+    return paired(b, _without_noise(b, c), centres)
 
 
-def _unpaired(sides: tuple[Side, Side], statistic: str) -> PairedComparison:
-    """Return the difference of two single runs, which has no interval."""
-    baseline, candidate = (side.measured.values(statistic)[:1] for side in sides)
-    return paired(baseline, candidate)
+def compare_single_runs(baseline: Measured, candidate: Measured) -> PairedComparison:
+    """Compare two runs of the same requests by their batches, around the runs' own estimates."""
+    estimates = np.array([baseline.interval.estimate]), np.array([candidate.interval.estimate])
+    b, c = float(estimates[0][0]), float(_without_noise(*estimates)[0])
+    if not baseline.requests or baseline.requests != candidate.requests:
+        return _none("a single run, and not of the same requests: nothing to pair by", c - b)
+    if baseline.batches is None or candidate.batches is None:
+        reason = baseline.interval.reason or candidate.interval.reason
+        return _none(reason, c - b)
+    batches = baseline.batches, _without_noise(baseline.batches, candidate.batches)
+    return paired(*batches, (b, c), of="batches in one run")
+
+
+def compare_rate(pair: Pair, name: str) -> PairedComparison:
+    """Compare a number that each run has one of, such as throughput_rps, run by run."""
+    n = pair.replicates
+    baseline, candidate = (side.point.values(name)[:n] for side in pair.sides)
+    return paired(baseline, _without_noise(baseline, candidate))
+
+
+def _without_noise(baseline: Floats, candidate: Floats) -> Floats:
+    return np.where(np.abs(candidate - baseline) <= NOTHING, baseline, candidate)
+
+
+def _why_not(pair: Pair, baseline: Measured, candidate: Measured) -> str:
+    """Return why a statistic of a pair is not compared; empty if it is."""
+    for one in (baseline, candidate):
+        if np.isnan(one.interval.estimate):  # what the tables leave empty is not compared either
+            return one.interval.reason
+    unstable = [
+        str(side.level) for side in pair.sides if side.point.stability.verdict == "unstable"
+    ]
+    if unstable:
+        return f"{' and '.join(unstable)} unstable: the difference grows with the run"
+    if baseline.lower_bound or candidate.lower_bound:
+        return "only a lower bound is known of a side"
+    return ""
+
+
+def _none(reason: str, difference: float, pairs: int = 1) -> PairedComparison:
+    return PairedComparison(empty("", reason, difference), empty("", reason), np.nan, np.nan, pairs)
+
+
+def _measured(side: Side, statistic: Statistic, of_class: str | None) -> Measured:
+    if of_class is None:
+        return side.point.measured[statistic.name]
+    return next(one for one in side.classes if one.name == of_class).measured[statistic.name]
+
+
+def _same_requests(pair: Pair) -> bool:
+    """Return whether the same requests arrived in both windows; not so in a closed loop, say."""
+    return pair.baseline.point.requests == pair.candidate.point.requests != ""
 
 
 def _served_by_both(
-    baseline: RequestRecords, candidate: RequestRecords
-) -> tuple[RequestRecords, RequestRecords]:
-    n = min(len(baseline), len(candidate))
-    served = (baseline.status[:n] != Status.REJECTED) & (candidate.status[:n] != Status.REJECTED)
-    return (
-        baseline.select(np.append(served, np.ones(len(baseline) - n, np.bool_))),
-        candidate.select(np.append(served, np.ones(len(candidate) - n, np.bool_))),
-    )
+    pair: Pair, statistic: Statistic, of_class: str | None
+) -> tuple[Measured, Measured]:
+    one, other = (_sample(side, statistic.metric, of_class) for side in pair.sides)
+    common = np.intersect1d(one.request_id, other.request_id)
+    b, c = (measure_metric([each.of(common)])[statistic.name] for each in (one, other))
+    return b, c
 
 
-def _rounded(values: Floats) -> Floats:
-    return np.round(values, ROUNDING_DIGITS)
+def _sample(side: Side, metric: Metric, of_class: str | None) -> Sample:
+    records = side.load()
+    if of_class is not None or metric.source == "classes":
+        runs = ClassedRecords.of(records, side.config, 0)
+        return runs.sample(metric, of_class or ALL_CLASSES)
+    return sample(metric, counted_requests(records, side.config), side.config, 0)
 
 
-def _line(pair: Pair, statistic: str, outcome: PairedComparison) -> dict[str, Any]:
-    baseline, candidate = pair.baseline, pair.candidate
-    sides = (("baseline", baseline), ("candidate", candidate))
-    line: dict[str, Any] = {
-        **pair.coordinates,
-        "baseline": baseline.level,
-        "candidate": candidate.level,
-        "statistic": statistic,
-    }
-    for name, side in sides:
-        line[f"{name}_s"] = side.measured.intervals[statistic].estimate
-    line |= _interval("difference_s", outcome.difference)
-    line |= _interval("ratio", outcome.ratio)
-    # what the model makes equal (TPOT, say) is no test, and takes no room in the family
-    identical = outcome.difference.low == outcome.difference.high == 0.0
-    line |= {
-        "p_value": outcome.p_value if not identical else np.nan,
+def _family(tests: Sequence[Test]) -> list[dict[str, Any]]:
+    """Return adjusted p values and verdicts of tests that are read together."""
+    family = holm([test.p_value for test in tests])
+    return [
+        {"p_adjusted": float(adjusted), "verdict": test.verdict(bool(rejected))}
+        for test, rejected, adjusted in zip(tests, family.rejected, family.adjusted_p, strict=True)
+    ]
+
+
+def _line(test: Test) -> dict[str, Any]:
+    outcome = test.outcome
+    return {
+        **test.pair.where(),
+        "statistic": test.statistic.name,
+        "baseline_s": test.baseline.interval.estimate,
+        "candidate_s": test.candidate.interval.estimate,
+        **interval_ends("difference_s", outcome.difference),
+        **interval_ends("ratio", outcome.ratio),
+        "p_value": test.p_value,
         "p_adjusted": np.nan,
         "verdict": "",
-        "pairing_gain": outcome.variance_ratio,
+        "pairing_gain": outcome.variance_ratio if not test.identical else np.nan,
         "pairs": outcome.n_pairs,
         "method": outcome.difference.method,
-        "note": outcome.difference.reason if not identical else "identical on both sides",
+        "note": test.note,
+        **test.pair.context,
+        "unfair": test.pair.unfair,
     }
-    for name, side in sides:
-        gpus = sum(pool_gpus(side.config).values())
-        line |= {
-            f"{name}_stability": side.measured.stability.verdict,
-            f"{name}_gpus": gpus,
-            f"{name}_throughput_rps_per_gpu": side.measured.mean("throughput_rps") / gpus,
-        }
-    line["unfair"] = _warning(pair)
-    return line
 
 
-def _warning(pair: Pair) -> str:
-    return "; ".join(unfairness(pair.baseline.config, pair.candidate.config))
-
-
-def _interval(name: str, interval: Interval) -> dict[str, float]:
+def _class_line(of_class: str, test: Test) -> dict[str, Any]:
+    difference = test.outcome.difference
     return {
-        name: interval.estimate,
-        f"{name}_low": interval.low,
-        f"{name}_high": interval.high,
+        **test.pair.where(),
+        "request_class": of_class,
+        "statistic": test.statistic.name,
+        "baseline_attainment": test.baseline.interval.estimate,
+        "candidate_attainment": test.candidate.interval.estimate,
+        **interval_ends("difference", difference),
+        "p_value": test.p_value,
+        "p_adjusted": np.nan,
+        "verdict": "",
+        "pairs": test.outcome.n_pairs,
+        "method": difference.method,
+        "note": test.note,
+        "baseline_stability": test.pair.baseline.point.stability.verdict,
+        "candidate_stability": test.pair.candidate.point.stability.verdict,
+        "unfair": test.pair.unfair,
     }
+
+
+def interval_ends(name: str, interval: Interval) -> dict[str, float]:
+    """Return an estimate and the ends of its interval, by column."""
+    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}

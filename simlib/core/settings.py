@@ -1,26 +1,15 @@
-"""One simulation from loose settings: what the command line and the analyses share."""
+"""One configuration from loose settings: what the command line and the analyses share."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-
 from simlib.core.config import Engine, Mode, SimConfig
+from simlib.core.overrides import overridden
 from simlib.core.reading import read_yaml
-from simlib.core.records import (
-    Floats,
-    RequestRecords,
-    Status,
-    TtftDefinition,
-    in_window,
-    ttft_parts,
-    ttft_s,
-)
-from simlib.core.summary import offered_load, summarise
+from simlib.core.records import TtftDefinition
 from simlib.errors import InvalidParameterError
 
 if TYPE_CHECKING:  # importing it for real would import SimPy
@@ -28,13 +17,6 @@ if TYPE_CHECKING:  # importing it for real would import SimPy
 
 ConfigSource = SimConfig | str | Path | None
 """A configuration, the YAML file of one, or None for the defaults."""
-
-_ALTERNATIVES = {
-    "arrival": ("kind", "poisson"),
-    "prompt_tokens": ("mode", "log"),
-    "output_tokens": ("mode", "log"),
-}
-"""Sections that come in several kinds: the key that chooses, and its default."""
 
 
 class Settings(TypedDict, total=False):
@@ -63,8 +45,8 @@ def resolve_config(
     config : SimConfig, path or None
         A configuration or the YAML file of one; of a study file, its defaults count.
     overrides : mapping, optional
-        Values by dotted key, such as ``{"arrival.rate_per_s": 3.0}``. One that changes the mode
-        or kind of a section starts that section afresh.
+        Values by dotted key, such as ``{"arrival.rate_per_s": 3.0}``; see
+        `simlib.core.overrides.overridden`.
 
     Raises
     ------
@@ -72,18 +54,8 @@ def resolve_config(
         For the first wrong value, naming the file if the file set it.
     """
     overrides = dict(overrides or {})
-    settings, where = _settings_of(config)
-    for section, (choice, default) in _ALTERNATIVES.items():
-        chosen = overrides.get(f"{section}.{choice}")
-        present = settings.get(section)
-        if (
-            chosen is not None
-            and isinstance(present, dict)
-            and present.get(choice, default) != chosen
-        ):
-            settings[section] = {}
-    for key, value in overrides.items():
-        _set(settings, key, value)
+    file, where = _settings_of(config)
+    settings = overridden(file, overrides)
     try:
         resolved = SimConfig.from_dict(settings)
     except InvalidParameterError as error:
@@ -140,45 +112,6 @@ def point_config(
     return resolve_config(config, given)
 
 
-def run(config: SimConfig, replicate: int = 0) -> tuple[RequestRecords, dict[str, Any]]:
-    """Simulate one replicate; return its records and `statistics_of` them."""
-    from simlib.study.jobs.simulate import simulate
-
-    if replicate < 0:
-        raise InvalidParameterError("replicate", replicate, ">= 0")
-    records = simulate(config, replicate)
-    return records, statistics_of(records, config)
-
-
-def statistics_of(records: RequestRecords, config: SimConfig) -> dict[str, Any]:
-    """Return what `summarise` returns, the offered load of each pool, and the stability verdict.
-
-    ``rho_<pool>`` is the offered load; ``stability`` is stable, unstable or undetermined, and
-    percentiles of an unstable point say only how long the run was.
-    """
-    from simlib.stats.stability import verdict
-
-    rho = offered_load(records, config)
-    counted = records.select(in_window(records, config.warmup_seconds, config.sim_seconds))
-    parts = ttft_parts(counted)
-    waits_s = parts["prefill_wait_s"] + parts["transfer_wait_s"] + parts["decode_wait_s"]
-    stability = verdict(rho, waits_s, counted.arrival_s)
-    return {
-        **summarise(records, config),
-        **{f"rho_{pool}": value for pool, value in rho.items()},
-        "stability": stability.verdict,
-        "stability_reason": stability.reason,
-    }
-
-
-def ttft_samples(records: RequestRecords, config: SimConfig) -> Floats:
-    """Return TTFT in seconds of the requests that count and have one, in order of arrival."""
-    counted = records.select(in_window(records, config.warmup_seconds, config.sim_seconds))
-    values = ttft_s(counted, config.ttft_definition)
-    present: Floats = values[(counted.status != Status.REJECTED) & ~np.isnan(values)]
-    return present
-
-
 def _settings_of(config: ConfigSource) -> tuple[dict[str, Any], str]:
     """Return the settings as a tree of plain dicts, and the file that they come from."""
     if config is None:
@@ -190,7 +123,7 @@ def _settings_of(config: ConfigSource) -> tuple[dict[str, Any], str]:
         data = data.get("defaults") or {}
         if not isinstance(data, dict):
             raise InvalidParameterError("defaults", data, "a mapping of keys", str(config))
-    return copy.deepcopy(data), str(config)
+    return data, str(config)
 
 
 def _fails_alone(config: ConfigSource, error: InvalidParameterError) -> bool:
@@ -200,16 +133,6 @@ def _fails_alone(config: ConfigSource, error: InvalidParameterError) -> bool:
     except InvalidParameterError as alone:
         return str(alone) == str(error)
     return False
-
-
-def _set(settings: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for parent in parents:
-        section = settings.setdefault(parent, {})
-        if not isinstance(section, dict):
-            raise InvalidParameterError(dotted, value, f"a key of a section, and {parent} is none")
-        settings = section
-    settings[last] = value
 
 
 def _lengths(section: str, name: str, parameters: LogNormalParams | None) -> dict[str, Any]:

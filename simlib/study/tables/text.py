@@ -15,7 +15,8 @@ from simlib.files import replacing
 def as_text(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """Return an aligned table: a line per row, four significant digits, numbers to the right.
 
-    Statistics that a row's ``lower_bounds`` names are marked with ≥.
+    Statistics that a row's ``lower_bounds`` names are marked with ≥; those that its ``unsupported``
+    names are left out, as tables do.
 
     Parameters
     ----------
@@ -39,6 +40,8 @@ def as_text(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> st
 
 
 def _marked(row: Mapping[str, Any], key: str) -> str:
+    if key in row.get("unsupported", ()):
+        return cell(None)
     bound = key in row.get("lower_bounds", ())
     return f"≥{cell(row[key])}" if bound else cell(row.get(key))
 
@@ -51,13 +54,38 @@ def cell(value: Any) -> str:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Return CSV with a header line, numbers in full, and empty cells for what does not exist."""
+    """Return CSV with a header line, numbers in full, and empty cells for what does not exist.
+
+    What a row's ``unsupported`` names is empty, too.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        writer.writerow(["" if _is_missing(row.get(key)) else row[key] for key in columns])
+        without = row.get("unsupported", ())
+        writer.writerow(
+            ["" if key in without or _is_missing(row.get(key)) else row[key] for key in columns]
+        )
     return buffer.getvalue()
+
+
+def write_table(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table of a study as CSV, whole or not at all: nine digits, what is missing is empty.
+
+    Columns come in the order in which lines first have them. A third of a job's time would go into
+    importing a library for this.
+    """
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_text(line.get(key)) for key in columns] for line in lines)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.9g}"
+    return "" if value is None else str(value)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,52 +13,49 @@ from typing import Any
 import numpy as np
 
 from simlib.core.config import SimConfig
+from simlib.core.metrics import METRICS, Statistic
 from simlib.core.records import Floats, RequestRecords
-from simlib.core.summary import PERCENTILES, metric_names
 from simlib.serving.timeline import TimedRecords
-from simlib.stats.intervals import Interval, mean_interval, percentile_interval
 from simlib.stats.weighted import Weighted, weighted_batch_interval
+from simlib.study.measurement.measured import Measured, interval_over_replicates
 from simlib.study.measurement.occupation import Occupation, occupations
 
-ITL_STATISTICS = tuple(metric_names("itl"))
 BINS = 120
 """Bins of time of a window: as many as a figure can show."""
 
 
 @dataclass(frozen=True, slots=True)
-class TimedMeasurement:
+class MeasuredOverTime:
     """What all replicates of a point measured over time."""
 
     statistics: tuple[dict[str, float], ...]
     """Inter-token latency of each replicate, by statistic, seconds."""
-    intervals: dict[str, Interval]
-    pooled: dict[str, float]
-    """Percentiles of all replicates' gaps together."""
+    measured: dict[str, Measured]
+    """Inter-token latency over all replicates, by statistic."""
     edges_s: Floats
     """Ends of the bins of time."""
     pools: dict[str, Occupation]
     """Sums over all replicates, by pool."""
 
 
-def measure_timed(
+def measure_over_time(
     replicates: Sequence[RequestRecords], config: SimConfig
-) -> TimedMeasurement | None:
+) -> MeasuredOverTime | None:
     """Measure the timelines of a point's replicates; None if they have none."""
     timed = [records for records in replicates if isinstance(records, TimedRecords)]
     if not timed or len(timed) < len(replicates):
         return None
     samples = [gaps_in_window(records, config) for records in timed]
-    values = [_statistics(sample) for sample in samples]
+    each = [itl_statistics(sample) for sample in samples]
     edges_s = np.linspace(config.warmup_seconds, config.sim_seconds, BINS + 1)
     pools = [occupations(records, config, edges_s) for records in timed]
-    pooled = _statistics(Weighted.joined(samples)) if len(samples) > 1 else {}
-    return TimedMeasurement(
-        statistics=tuple(values),
-        intervals={
-            name: _interval(samples, [one[name] for one in values], percent, pooled.get(name))
-            for name, percent in zip(ITL_STATISTICS, (None, *PERCENTILES), strict=True)
+    pooled = itl_statistics(Weighted.joined(samples)) if len(samples) > 1 else {}
+    return MeasuredOverTime(
+        statistics=tuple(each),
+        measured={
+            statistic.name: _measured(statistic, samples, each, pooled)
+            for statistic in METRICS["itl"].statistics
         },
-        pooled={name: value for name, value in pooled.items() if name != ITL_STATISTICS[0]},
         edges_s=edges_s,
         pools={name: Occupation.joined([one[name] for one in pools]) for name in pools[0]},
     )
@@ -75,29 +72,33 @@ def gaps_in_window(records: TimedRecords, config: SimConfig) -> Weighted:
     return Weighted(gap_s[counted], sequences[counted])
 
 
-def _statistics(sample: Weighted) -> dict[str, float]:
-    values = [sample.mean(), *sample.percentiles(PERCENTILES)]
-    return dict(zip(ITL_STATISTICS, values, strict=True))
+def itl_statistics(sample: Weighted) -> dict[str, float]:
+    """Return the mean and percentiles of inter-token latency by name; NaN without gaps."""
+    statistics = METRICS["itl"].statistics
+    percents = [one.percent for one in statistics if one.percent is not None]
+    values = [sample.mean(), *sample.percentiles(percents)]
+    return {one.name: value for one, value in zip(statistics, values, strict=True)}
 
 
-def _interval(
+def _measured(
+    statistic: Statistic,
     samples: Sequence[Weighted],
-    values: Sequence[float],
-    percent: float | None,
-    pooled: float | None,
-) -> Interval:
+    each: Sequence[dict[str, float]],
+    pooled: dict[str, float],
+) -> Measured:
+    values = np.array([one[statistic.name] for one in each])
     if len(samples) == 1:
-        return weighted_batch_interval(samples[0], percent)
-    if percent is None:
-        return mean_interval(values)
+        return Measured(values, weighted_batch_interval(samples[0], statistic.percent))
+    around = None if statistic.percent is None else pooled[statistic.name]
     # requests that share a gap are one observation
-    return percentile_interval(values, percent, [len(sample) for sample in samples], pooled)
+    lengths = [len(sample) for sample in samples]
+    return Measured(values, interval_over_replicates(statistic, values, lengths, around), around)
 
 
-def occupation_columns(timed: TimedMeasurement) -> dict[str, float]:
+def occupation_columns(over_time: MeasuredOverTime) -> dict[str, float]:
     """Return what each pool did over the whole window, by column of summary.csv."""
     columns: dict[str, float] = {}
-    for name, pool in timed.pools.items():
+    for name, pool in over_time.pools.items():
         whole = pool.total()
         if name != "prefill":
             columns[f"decode_batch_{name}"] = float(whole.decode_batch[0])
@@ -106,14 +107,14 @@ def occupation_columns(timed: TimedMeasurement) -> dict[str, float]:
     return columns
 
 
-def timeline_lines(timed: TimedMeasurement, where: dict[str, Any]) -> list[dict[str, Any]]:
+def timeline_lines(over_time: MeasuredOverTime, where: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a line per pool and bin of time, means over the replicates."""
-    lengths_s = np.diff(timed.edges_s) * len(timed.statistics)
+    lengths_s = np.diff(over_time.edges_s) * len(over_time.statistics)
     lines = []
-    for name, pool in timed.pools.items():
+    for name, pool in over_time.pools.items():
         columns = {
-            "start_s": timed.edges_s[:-1],
-            "end_s": timed.edges_s[1:],
+            "start_s": over_time.edges_s[:-1],
+            "end_s": over_time.edges_s[1:],
             "utilization": pool.utilization,
             "decode_batch": pool.decode_batch,
             "kv_occupancy": pool.kv_occupancy,

@@ -1,0 +1,163 @@
+"""The points of a study with what their replicates measured, and their lines in summary.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simlib.core.config import SimConfig
+from simlib.core.records import TTFT_PARTS, RequestRecords
+from simlib.core.summary import pool_gpus
+from simlib.study.jobs.decision import Decision, read_decision
+from simlib.study.jobs.store import read_records, result_path
+from simlib.study.measurement.classes import ClassMeasurement, class_lines, measure_classes
+from simlib.study.measurement.measure import PointMeasurement, measure_point
+from simlib.study.measurement.measured import interval_columns, reasons
+from simlib.study.measurement.over_time import occupation_columns, timeline_lines
+from simlib.study.tables.kept import Kept, MeasuredPoint
+from simlib.study.tables.pairs import Side
+
+if TYPE_CHECKING:  # its library takes as long to import as all else here
+    from simlib.study.tables.requests_table import RequestsTable
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRow:
+    """A line of the study with what its replicates measured."""
+
+    coordinates: dict[str, Any]
+    config: SimConfig
+    point_id: str
+    point: PointMeasurement
+    precision: str
+    """Whether the wanted precision was reached; empty where none was asked for."""
+    classes: tuple[ClassMeasurement, ...]
+    """Each request class, and all together; empty without classes."""
+
+    def side(self, factor: str, results: Path) -> Side:
+        """Return it as one side of a comparison of the levels of a factor."""
+        load = partial(read_replicate, results, self.point_id, 0)
+        return Side(self.coordinates[factor], self.config, self.point, load, self.classes)
+
+    def class_lines(self) -> list[dict[str, Any]]:
+        """Return its lines of classes.csv."""
+        return class_lines(self.classes, self._where(), self.point, self.config)
+
+    def timeline_lines(self) -> list[dict[str, Any]]:
+        """Return its lines of timeline.csv; none without a timeline."""
+        over_time = self.point.over_time
+        return [] if over_time is None else timeline_lines(over_time, self._where())
+
+    def distribution_lines(self) -> list[dict[str, Any]]:
+        """Return its lines of distribution.csv; none if nobody got a first token."""
+        distribution = self.point.distribution
+        return [] if distribution is None else distribution.lines(self._where())
+
+    def _where(self) -> dict[str, Any]:
+        return {**self.coordinates, "point_id": self.point_id}
+
+
+def measured_row(row: dict[str, Any], results: Path, requests: RequestsTable | None) -> MeasuredRow:
+    """Measure a row of study.json, or read what was kept of it.
+
+    On the way, hand its records to the table of requests.
+    """
+    config = SimConfig.from_dict(row["config"])
+    count, point_id = _replicates_of(row, results), row["point_id"]
+    kept = Kept.of(config, [result_path(results, point_id, r) for r in range(count)])
+    measured = kept.read()
+    if measured is None or requests is not None:
+        records = [read_replicate(results, point_id, r) for r in range(count)]
+        if requests is not None:
+            for replicate, one in enumerate(records):
+                requests.add(row, config, replicate, one)
+        if measured is None:
+            measured = _measure(records, config)
+            kept.write(measured)
+    precision = _precision(row, results)
+    return MeasuredRow(
+        row["coordinates"], config, point_id, measured.point, precision, measured.classes
+    )
+
+
+def _measure(records: Sequence[RequestRecords], config: SimConfig) -> MeasuredPoint:
+    point = measure_point(records, config)
+    classes = measure_classes(records, config, point) if config.request_classes else ()
+    return MeasuredPoint(point, classes)
+
+
+def read_replicate(results: Path, point_id: str, replicate: int) -> RequestRecords:
+    """Read the records of a point's replicate."""
+    path = result_path(results, point_id, replicate)
+    return read_records(path, point_id=point_id, replicate=replicate)[0]
+
+
+def summary_line(row: MeasuredRow) -> dict[str, Any]:
+    """Return a row's line of summary.csv."""
+    point, config = row.point, row.config
+    gpus = pool_gpus(config)
+    line: dict[str, Any] = {
+        **row.coordinates,
+        "point_id": row.point_id,
+        "gpus": sum(gpus.values()),
+        "replicates": len(point.replicates),
+        "stability": point.stability.verdict,
+        "stability_reason": point.stability.reason,
+    }
+    for pool, rho in point.rho().items():
+        line[f"rho_{pool}"] = rho
+    for pool in gpus:
+        line[f"utilization_{pool}"] = point.mean(f"utilization_{pool}")
+    if point.over_time is not None:
+        line |= occupation_columns(point.over_time)
+    line["throughput_rps"] = point.mean("throughput_rps")
+    line["throughput_rps_per_gpu"] = line["throughput_rps"] / line["gpus"]
+    for count in ("arrived", "finished", "unfinished", "rejected", "preemptions"):
+        line[count] = point.total(count)
+    line["ttft_definition"] = config.ttft_definition
+    line |= interval_columns(point.intervals)
+    for part in TTFT_PARTS:
+        line[f"mean_{part}"] = float(np.mean(point.part_values(part)))
+    line["lower_bounds"] = " ".join(point.lower_bounds())
+    line["precision"] = row.precision
+    line["notes"] = reasons(point.intervals)
+    line["suggested_warmup_s"] = point.warmup.warmup_s if point.warmup.found else np.nan
+    line["warmup_flag"] = _warmup_flag(point, config)
+    return line
+
+
+def _warmup_flag(point: PointMeasurement, config: SimConfig) -> str:
+    warmup = point.warmup
+    if not warmup.found:
+        return warmup.reason
+    if warmup.warmup_s <= config.warmup_seconds:
+        return ""
+    return f"MSER-5 suggests {warmup.warmup_s:.0f} s, configured are {config.warmup_seconds:g} s"
+
+
+def _replicates_of(row: dict[str, Any], results: Path) -> int:
+    """Return how many replicates of a row's point the tables use."""
+    if row["precision_id"] is None:
+        return int(row["replicates"])
+    return _decision(row, results).replicates
+
+
+def _decision(row: dict[str, Any], results: Path) -> Decision:
+    return read_decision(results / "precision" / f"{row['precision_id']}.json")
+
+
+def _precision(row: dict[str, Any], results: Path) -> str:
+    if row["precision_id"] is None:
+        return ""
+    decision = _decision(row, results)
+    wanted = f"{decision.metric} within {decision.wanted_relative:.1%}"
+    if decision.reached:
+        return f"reached: {wanted}"
+    width = decision.relative_half_width
+    got = f"{width:.1%}" if width is not None else decision.reason or "no interval"
+    return f"NOT reached: {wanted}, got {got} with {decision.replicates} replicates"
