@@ -34,7 +34,6 @@ def main(config: str | None, replicate: int, output: Path | None, **given: Any) 
     from simlib.cli.run import json_ready
     from simlib.core.sampling import sample_requests
     from simlib.serving.assemble import deployment_of, serve
-    from simlib.serving.dispatch import pools_of
     from simlib.serving.timeline import Timeline
 
     overrides = {"serving": "batching", **overrides_of({**given, "config": config})}
@@ -42,7 +41,7 @@ def main(config: str | None, replicate: int, output: Path | None, **given: Any) 
     timeline = Timeline()
     serve(sample_requests(resolved, replicate), resolved, replicate, timeline=timeline)
     jumps = timeline.jumps()
-    pools = pools_of(deployment_of(resolved.batching, resolved.latency))
+    pools = deployment_of(resolved.batching, resolved.latency).pools
     report = {
         "itl": _itl(timeline),
         "pools": {

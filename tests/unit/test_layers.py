@@ -18,9 +18,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = {
     "errors": 0,
     "files": 1,
+    "compiling": 1,
     "workload": 2,
     "stats": 2,
     "latency": 2,
+    "policies": 2,
     "core": 3,
     "serving": 4,
     "study": 5,
@@ -29,7 +31,7 @@ RANKS = {
     "cli": 5,
 }
 TOP = 5
-ENGINES = ("core", "latency", "serving", "workload")
+ENGINES = ("core", "latency", "policies", "serving", "workload")
 SLOW = ("pandas", "matplotlib", "scipy", "pyarrow")
 NOT_IN_A_JOB = ("simpy", "yaml", *SLOW)
 
