@@ -5,8 +5,8 @@
 Run it on an otherwise idle core. The load is a share of the rate at which a long closed loop of the
 same deployment completes requests. PYTHON is the interpreter of a checkout of the commit to compare
 with, installed in its own environment; both then run in turns, and the ratio is shown beside the
-floor that a change must not fall below. The last column says by what factor the workflow's estimate,
-which sizes its batches, is above the measured time.
+floor that a change must not fall below. The last column says by what factor the workflow's
+estimate, which sizes its batches, is above the measured time.
 """
 
 from __future__ import annotations
