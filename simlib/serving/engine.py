@@ -27,7 +27,7 @@ from simlib.workload.requests import Requests
 
 __all__ = ["Classes", "simulate", "simulate_closed_loop"]
 
-_ROWS = 1 << 16
+_ROWS = 1 << 14
 """Rows of a timeline's tables that are noted before they are taken out."""
 
 

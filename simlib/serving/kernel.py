@@ -26,10 +26,9 @@ from simlib.policies.disciplines import RequestView
 from simlib.policies.routers import PoolView
 from simlib.serving import notes
 from simlib.serving.iterations import complete, cut, leave, mark_to_start, start, steps_begun
-from simlib.serving.kv_cache import blocks_of, fits
+from simlib.serving.kv_cache import blocks_of, fits, growing_blocks
 from simlib.serving.policies import choose_replica, queue_key
 from simlib.serving.queues import pop, push, schedule
-from simlib.serving.scheduler import reserve
 from simlib.serving.state import (
     ARRIVAL,
     DECODE_REPLICA,
@@ -43,6 +42,7 @@ from simlib.serving.state import (
     State,
 )
 
+NOT_KNOWN: Final = -1
 TOGETHER_BYTES: Final = 1e-6
 """Transfers on a fair link that are this close to their last byte end together: rounding alone
 does not order them."""
@@ -208,26 +208,40 @@ def end_iteration(s: State, at: int) -> None:
 # ---------------------------------------------------------------- transfers
 
 
-@compiled
+@inlined
 def reserve_waiting(s: State, at: int) -> None:
     """Give waiting KV caches their blocks, in order, and ask for their transfers."""
     replica = s.replicas[at]
+    pool = s.pools[replica.pool]
+    block = pool.block_tokens
     now_s = s.run[0].now_s
     steps = replica.steps if replica.end_s != inf else 0
-    pool = s.pools[replica.pool]
-    begun = steps_begun(replica, pool, s.parameters[replica.pool], now_s)
+    begun = NOT_KNOWN
     before = replica.fixed_blocks
-    request = reserve(s, at, steps, begun)
-    while request != NOBODY:
+    while replica.unreserved > 0 and not replica.blocked:
+        request = replica.waiting
+        if s.requests[request].recomputes:
+            break
+        blocks = blocks_of(int(s.requests[request].prompt), block)
+        left = pool.capacity_blocks - replica.fixed_blocks - blocks
+        if replica.context + (steps + block - 1) * replica.batch > left * block:
+            if begun == NOT_KNOWN:
+                begun = steps_begun(replica, pool, s.parameters[replica.pool], now_s)
+            if growing_blocks(replica, s.phases[at], block, begun) > left:
+                replica.blocked = True
+                break
+        replica.fixed_blocks += blocks
+        replica.unreserved -= 1
+        replica.queued -= 1
+        replica.waiting = pop(s.requests, s.key, request)
         transfer(s, request)
-        request = reserve(s, at, steps, begun)
-    if replica.fixed_blocks == before:
-        return
-    if now_s < s.run[0].noted_until_s:
-        notes.moved(s, at, now_s, replica.fixed_blocks - before, begun)
-    left = pool.capacity_blocks - replica.fixed_blocks
-    if steps > 1 and not fits(replica, s.phases[at], pool.block_tokens, steps, left):
-        cut(s, at, now_s)
+    if replica.fixed_blocks != before:
+        if now_s < s.run[0].noted_until_s:
+            begun = steps_begun(replica, pool, s.parameters[replica.pool], now_s)
+            notes.moved(s, at, now_s, replica.fixed_blocks - before, begun)
+        left = pool.capacity_blocks - replica.fixed_blocks
+        if steps > 1 and not fits(replica, s.phases[at], block, steps, left):
+            cut(s, at, now_s)
 
 
 @inlined
@@ -240,13 +254,25 @@ def transfer(s: State, request: int) -> None:
         size = max(size / run.overlap_layers, size - run.bandwidth * took_s)
     which = s.counts[PREFILL_REPLICA, request] if len(s.links) > 1 else 0
     link = s.links[which]
-    if not run.fair:
+    if run.fair:
+        s.stamps[TRANSFER_START, request] = run.now_s
+        share_link(s, which, request, size)
+    else:
         begin_s = max(link.free_s, run.now_s)
         link.free_s = begin_s + size / run.bandwidth
         s.stamps[TRANSFER_START, request] = begin_s
         end_in(s, request, link.free_s + run.base_latency_s)
-        return
-    s.stamps[TRANSFER_START, request] = run.now_s
+
+
+@compiled
+def share_link(s: State, which: int, request: int, size: float) -> None:
+    """Begin a transfer on a fair link: all present have an equal share (processor sharing).
+
+    A virtual clock counts the bytes that every transfer present has been sent; a transfer is
+    through when the clock has moved on by its size.
+    """
+    run = s.run[0]
+    link = s.links[which]
     if link.active > 0:
         share = run.bandwidth / link.active
         link.sent_bytes += (run.now_s - link.last_s) * share
@@ -287,7 +313,7 @@ def end_sending(s: State, which: int) -> None:
     plan_link(s, which)
 
 
-@compiled
+@inlined
 def end_in(s: State, request: int, time_s: float) -> None:
     """Let a transfer end at a time."""
     run = s.run[0]

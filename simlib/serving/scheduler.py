@@ -18,7 +18,7 @@ from __future__ import annotations
 from math import isnan
 
 from simlib.compiling import compiled, inlined
-from simlib.serving.kv_cache import add, blocks_of, fits, growing_blocks, remove
+from simlib.serving.kv_cache import add, blocks_of, fits, remove
 from simlib.serving.policies import chunk_tokens, chunk_work
 from simlib.serving.queues import pop, push, sift_up, take_out
 from simlib.serving.state import (
@@ -192,30 +192,3 @@ def end_with_iteration(s: State, at: int, request: int) -> None:
     replica = s.replicas[at]
     s.ending[at, replica.ending] = request
     replica.ending += 1
-
-
-@compiled
-def reserve(s: State, at: int, most_steps: int, begun_steps: int) -> int:
-    """Give the first waiting KV cache its blocks; return its request, or nobody if it must wait.
-
-    `most_steps` are the steps of the running jump, `begun_steps` those that have begun by now.
-    """
-    replica = s.replicas[at]
-    pool = s.pools[replica.pool]
-    request = replica.waiting
-    if replica.unreserved == 0 or replica.blocked or s.requests[request].recomputes:
-        return NOBODY
-    blocks = blocks_of(int(s.requests[request].prompt), pool.block_tokens)
-    left = pool.capacity_blocks - replica.fixed_blocks - blocks
-    if (
-        replica.context + (most_steps + pool.block_tokens - 1) * replica.batch
-        > left * pool.block_tokens
-        and growing_blocks(replica, s.phases[at], pool.block_tokens, begun_steps) > left
-    ):
-        replica.blocked = True
-        return NOBODY
-    replica.fixed_blocks += blocks
-    replica.unreserved -= 1
-    replica.queued -= 1
-    replica.waiting = pop(s.requests, s.key, request)
-    return int(request)

@@ -14,10 +14,12 @@ from simlib.serving.engine import simulate
 from simlib.serving.timeline import Timeline
 from simlib.study.measurement.occupation import Level
 from tests.property.test_serving_twin import (
+    classes_of,
     deployments,
     exact_gaps,
     exact_latencies,
     pools,
+    real_latencies,
     workloads,
 )
 
@@ -102,3 +104,22 @@ def test_blocks_of_one_token_grow_evenly_so_their_integral_is_exact(data):
         whole = level.integrals(edges[[0, -1]])
         assert whole[0] == pytest.approx(held[-1], rel=1e-12)
         assert level.integrals(edges).sum() == pytest.approx(whole[0], rel=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_gaps_of_every_latency_formula_are_those_of_the_twin(data):
+    """Tables are linear in pieces, so a jump may hold several runs of gaps."""
+    gaps = st.floats(1e-6, 0.1).map(lambda gap: gap * 0.5772156649015329)
+    requests = data.draw(workloads(gaps))
+    deployment = data.draw(deployments(real_latencies(), ("fifo",), token_bytes=2.0**18))
+    classes = data.draw(classes_of(len(requests)))
+    timeline = Timeline()
+    simulate(requests, deployment, classes=classes, timeline=timeline)
+    run = stepwise.Twin(requests, deployment, 0, 0, classes)
+    run.send_all()
+    run.env.run()
+    wanted = [gap for seq in run.sequences for gap in np.diff(seq.token_s)]
+    values, weights = timeline.itl_s()
+    found = np.sort(np.repeat(values, weights))
+    np.testing.assert_allclose(found, np.sort(wanted), rtol=1e-9, atol=1e-9)
