@@ -161,7 +161,7 @@ def statistics_of(records: RequestRecords, config: SimConfig) -> dict[str, Any]:
     rho = offered_load(records, config)
     counted = records.select(in_window(records, config.warmup_seconds, config.sim_seconds))
     parts = ttft_parts(counted)
-    waits_s = parts["prefill_wait_s"] + parts["transfer_wait_s"] + parts["decode_wait_s"]
+    waits_s = sum(parts[name] for name in parts if name.endswith("wait_s") or name == "front_end_s")
     stability = verdict(rho, waits_s, counted.arrival_s)
     return {
         **summarise(records, config),
