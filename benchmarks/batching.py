@@ -1,34 +1,44 @@
-"""Simulated requests per second of the batching engine, and what it takes in memory.
+"""Seconds and memory of the batching engine, against an earlier commit if one is given.
 
-Run ``python benchmarks/batching.py [requests]`` on an otherwise idle core. The load is a share of
-the rate at which a long closed loop of the same deployment completes requests. Beside the requests
-per second stand the floors that a change of the engine must not fall below.
+    python benchmarks/batching.py [requests] [--against PYTHON] [--load 0.7]
+
+Run it on an otherwise idle core. The load is a share of the rate at which a long closed loop of the
+same deployment completes requests. PYTHON is the interpreter of a checkout of the commit to compare
+with, installed in its own environment; both then run in turns, and the ratio is shown beside the
+floor that a change must not fall below. The last column says by what factor the workflow's
+estimate, which sizes its batches, is above the measured time.
 """
+
+from __future__ import annotations
 
 import argparse
 import csv
+import json
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from simlib.core.records import RequestRecords
-from simlib.latency.catalog import gpu, kv_capacity_tokens, model
-from simlib.latency.models import latency_model
-from simlib.serving.cluster import simulate, simulate_closed_loop
-from simlib.serving.deployment import Deployment, Disaggregated, Monolithic, Pool, TransferLink
 from simlib.workload.requests import Requests
 
-LATENCY = latency_model("roofline", model="llama-3.1-70b", gpu="h100_sxm", tensor_parallel=4)
-KV_TOKENS = kv_capacity_tokens(model("llama-3.1-70b"), gpu("h100_sxm"), 4)
-POOL = {"latency": LATENCY, "kv_capacity_tokens": KV_TOKENS, "max_batch_tokens": 2048}
-MONOLITHIC_FLOOR = 150_000.0
-DISAGGREGATED_FLOOR = 100_000.0
 CONVERSATIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "azure2023_conv.csv"
+MODEL = {"model": "llama-3.1-70b", "gpu": "h100_sxm", "tensor_parallel": 4}
+FLOORS = {
+    "mono 2": 10.0,
+    "disagg 1+1": 10.0,
+    "disagg 2+2": 10.0,
+    "disagg 2+2 least_tokens": 10.0,
+    "disagg 1+1, caches fill": 30.0,
+    "mono 2, timeline": 30.0,
+    "disagg 1+1, timeline": 30.0,
+}
+"""Times as fast as the commit before there was one compiled engine."""
 
 
 def lengths(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -45,101 +55,158 @@ def lengths(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return prompt, output
 
 
-def capacity_per_s(deployment: Deployment, rng: np.random.Generator) -> float:
-    """Return the rate at which a saturated deployment completes requests."""
-    prompt, output = lengths(6_000, rng)
-    records = simulate_closed_loop(prompt, output, 400, deployment)
-    ends = np.sort(records.finish_s)
-    return 3_000 / (ends[4_500] - ends[1_500])
+class Parts:
+    """What deployments are made of, here or in the commit to compare with."""
+
+    def __init__(self) -> None:
+        try:
+            from simlib.core.batching import LinkConfig
+            from simlib.latency import catalog
+            from simlib.latency.models import latency_model
+            from simlib.serving import engine
+            from simlib.serving.deployment import Pool, disaggregated, monolithic
+
+            self.pool: Callable[..., Any] = Pool.of
+            self.monolithic, self.disaggregated = monolithic, disaggregated
+            self.link = LinkConfig(bandwidth_bytes_per_s=50e9, base_latency_s=0.001)
+        except ImportError:  # before there was one compiled engine
+            from simlib.serving.latency import latency_model  # type: ignore[import-not-found, no-redef]
+
+            from simlib.serving import catalog, deployment  # type: ignore[attr-defined, no-redef]
+            from simlib.serving import cluster as engine  # type: ignore[attr-defined, no-redef]
+
+            self.pool = deployment.Pool
+            self.monolithic, self.disaggregated = deployment.Monolithic, deployment.Disaggregated
+            self.link = deployment.TransferLink(50e9, 0.001)
+        from simlib.serving.timeline import Timeline
+
+        self.timeline = Timeline
+        self.simulate, self.closed_loop = engine.simulate, engine.simulate_closed_loop
+        self.latency = latency_model("roofline", **MODEL)
+        self.kv_tokens = catalog.kv_capacity_tokens(
+            catalog.model(MODEL["model"]), catalog.gpu(MODEL["gpu"]), MODEL["tensor_parallel"]
+        )
+
+    def own(self, kv_tokens: int | None = None, **settings: Any) -> Any:
+        """Return a pool."""
+        return self.pool(
+            self.latency, kv_tokens or self.kv_tokens, max_batch_tokens=2048, **settings
+        )
+
+    def deployment(self, name: str) -> Any:
+        """Return the deployment of a case."""
+        kind, _, rest = name.partition(" ")
+        settings: dict[str, Any] = {}
+        for word in rest.replace(",", "").split():
+            if word in ("least_requests", "least_tokens"):
+                settings["router"] = word
+            if word in ("sjf", "prefill_first"):
+                settings["discipline" if word == "sjf" else "policy"] = word
+        replicas = [int(count) for count in rest.split()[0].rstrip(",").split("+")]
+        if kind == "mono":
+            return self.monolithic(self.own(replicas=replicas[0], **settings))
+        settings_of_decode = {**settings, "discipline": "fcfs"}
+        full = 25_000 if "caches fill" in name else None
+        return self.disaggregated(
+            self.own(replicas=replicas[0], **settings),
+            self.own(full, replicas=replicas[1], **settings_of_decode),
+            self.link,
+        )
+
+    def runner(self, name: str, n: int, load: float) -> Callable[[], Any]:
+        """Return a function that simulates `n` requests of a case."""
+        deployment = self.deployment(name)
+        draw = np.random.default_rng(0)
+        prompt, output = lengths(n, draw)
+        if "long prompts" in name:
+            prompt = draw.integers(8_000, 32_000, n)
+        if "closed" in name:
+            return partial(self.closed_loop, prompt, output, 100, deployment)
+        full = min(n, 6_000)
+        records = self.closed_loop(prompt[:full], output[:full], 400, deployment)
+        ends = np.sort(records.finish_s)
+        rate = (full // 2) / (ends[3 * full // 4] - ends[full // 4])
+        arrival = np.cumsum(draw.exponential(1 / (load * rate), n))
+        run = partial(self.simulate, Requests(arrival, prompt, output), deployment)
+        if "timeline" in name:
+            return lambda: run(timeline=self.timeline())
+        return run
 
 
-def workload(n: int, rate_per_s: float, seed: int = 0) -> Requests:
-    """Return Poisson arrivals with conversation lengths."""
-    rng = np.random.default_rng(seed)
-    prompt, output = lengths(n, rng)
-    return Requests(np.cumsum(rng.exponential(1 / rate_per_s, n)), prompt, output)
+CASES = (
+    "mono 1",
+    "mono 2",
+    "mono 2 least_requests",
+    "mono 2 prefill_first",
+    "mono 2 sjf",
+    "mono 2 closed",
+    "mono 2, long prompts",
+    "mono 2, timeline",
+    "mono 128 least_requests",
+    "disagg 1+1",
+    "disagg 1+1 closed",
+    "disagg 1+1 sjf",
+    "disagg 1+1, caches fill",
+    "disagg 1+1, timeline",
+    "disagg 2+2",
+    "disagg 2+2 least_tokens",
+)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A deployment to serve with, and the requests/s that one core should reach at least."""
-
-    name: str
-    deployment: Deployment
-    floor_per_s: float | None = None
-    concurrency: int | None = None
-    """Requests in flight of a closed loop; None for Poisson arrivals."""
-
-
-def cases() -> list[Case]:
-    """Return both architectures: routed blindly, routed by load, and in a closed loop."""
-    link = TransferLink(50e9, 0.001)
-    one = Pool(**POOL)
-    two = Pool(**POOL, replicas=2)
-    fewest = Pool(**POOL, replicas=2, router="least_requests")
-    lightest = Pool(**POOL, replicas=2, router="least_tokens")
-    whole = Pool(**POOL, replicas=2, policy="prefill_first")
-    return [
-        Case("monolithic 2", Monolithic(two), MONOLITHIC_FLOOR),
-        Case("  least_requests", Monolithic(fewest), MONOLITHIC_FLOOR),
-        Case("  prefill_first", Monolithic(whole)),
-        Case("  closed loop", Monolithic(two), None, 100),
-        Case("disaggregated 1 + 1", Disaggregated(one, one, link), DISAGGREGATED_FLOOR),
-        Case("  closed loop", Disaggregated(one, one, link), DISAGGREGATED_FLOOR, 100),
-        Case("disaggregated 2 + 2", Disaggregated(two, two, link), DISAGGREGATED_FLOOR),
-        Case("  least_tokens", Disaggregated(lightest, lightest, link), DISAGGREGATED_FLOOR),
-        Case("  closed loop", Disaggregated(lightest, lightest, link), None, 100),
-    ]
-
-
-def runner(case: Case, n: int, load: float) -> Callable[[], RequestRecords]:
-    """Return a function that simulates `n` requests."""
-    if case.concurrency is not None:
-        prompt, output = lengths(n, np.random.default_rng(0))
-        return partial(simulate_closed_loop, prompt, output, case.concurrency, case.deployment)
-    rate = load * capacity_per_s(case.deployment, np.random.default_rng(1))
-    return partial(simulate, workload(n, rate), case.deployment)
-
-
-def report(case: Case, n: int, load: float, repeats: int) -> None:
-    """Time the best of several runs and one ten times as long; trace the memory of one."""
-    run = runner(case, n, load)
-    seconds = min(timed(run)[0] for _ in range(repeats))
-    longer, records = timed(runner(case, 10 * n, load))
+def measure(name: str, n: int, load: float, repeats: int = 3) -> dict[str, float]:
+    """Return CPU seconds and bytes a request."""
+    run = Parts().runner(name, n, load)
+    run()
+    seconds = min(timed(run) for _ in range(repeats))
     tracemalloc.start()
     run()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    verdict = ""
-    if case.floor_per_s is not None:
-        reached = "reached" if n / seconds >= case.floor_per_s else "MISSED"
-        verdict = f"(floor {case.floor_per_s:,.0f}: {reached})"
-    ttft = np.nanquantile(records.first_token_s - records.arrival_s, [0.5, 0.99])
-    print(
-        f"{case.name:20s} {n / seconds:>9,.0f} requests/s {verdict:24s} "
-        f"10x longer: {longer / seconds:5.2f}x  {peak / n:4.0f} B/request  "
-        f"TTFT p50 {ttft[0]:.3f} s p99 {ttft[1]:.3f} s",
-        flush=True,
-    )
+    return {"seconds": seconds / n, "bytes": peak / n}
 
 
-def timed(run: Callable[[], RequestRecords]) -> tuple[float, RequestRecords]:
-    """Return the seconds of CPU that a run takes, and its records."""
+def timed(run: Callable[[], Any]) -> float:
+    """Return the seconds of CPU that a run takes."""
     begin = time.process_time()
-    records = run()
-    return time.process_time() - begin, records
+    run()
+    return time.process_time() - begin
+
+
+def estimate_s(name: str) -> float:
+    """Return what the workflow expects a request to take, to size its batches."""
+    from simlib.study.jobs import workflow
+
+    if "timeline" in name:
+        return workflow._SECONDS_WITH_TIMELINE
+    return workflow._SECONDS_BATCHING["fast"]
 
 
 def main() -> None:
     """Report on all cases."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("requests", nargs="?", type=int, default=100_000)
+    parser.add_argument("requests", nargs="?", type=int, default=200_000)
     parser.add_argument("--load", type=float, default=0.7)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--against", help="interpreter of the commit to compare with")
+    parser.add_argument("--case", help="measure this one only, as JSON")
     options = parser.parse_args()
-    for case in cases():
-        report(case, options.requests, options.load, options.repeats)
+    if options.case:
+        print(json.dumps(measure(options.case, options.requests, options.load)))
+        return
+    for name in CASES:
+        own = measure(name, options.requests, options.load)
+        line = f"{name:26s} {own['seconds'] * 1e6:7.3f} us {own['bytes']:5.0f} B a request"
+        if options.against:
+            few = str(max(options.requests // 20, 2_000))
+            command = [options.against, __file__, few, "--case", name, f"--load={options.load}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            before = json.loads(done.stdout)["seconds"]
+            floor = f" (floor {FLOORS[name]:g})" if name in FLOORS else ""
+            line += f"  {before / own['seconds']:5.1f} times{floor:11s}"
+        line += f"  estimate {estimate_s(name) / own['seconds']:4.1f} times"
+        print(line, flush=True)
+    longer = [measure("mono 2", n, options.load, 1)["seconds"] for n in (20_000, 2_000_000)]
+    print(f"100 times the requests: {longer[1] / longer[0]:.2f} times the cost of each")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,26 +18,20 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from heapq import heappop, heappush
 from itertools import product
-from math import inf
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from simlib.core.records import RequestRecords
+from simlib.core.batching import FrontEnd
 from simlib.errors import InvalidParameterError
 from simlib.latency import catalog
 from simlib.latency.aiconfigurator import build_latency_table
 from simlib.latency.models import latency_model
 from simlib.latency.protocol import LatencyModel
-from simlib.serving.deployment import Monolithic, Pool
-from simlib.serving.dispatch import ArrivalOrder
-from simlib.serving.ledger import Ledger
-from simlib.serving.replica import Replica
-from simlib.workload.requests import Requests
+from simlib.serving.deployment import Pool, monolithic
+from simlib.serving.engine import simulate_closed_loop
 
 LATENCIES = ("roofline", "affine", "aiconfigurator")
 REQUESTS_PER_PLACE = 10
@@ -63,16 +57,6 @@ class Protocol:
         return row.concurrency + row.prompt + self.spare_tokens
 
 
-@dataclass(frozen=True)
-class FrontEnd:
-    """The one process that reads and tokenises requests, one after the other, before the engine."""
-
-    request_s: float
-    """Seconds of a request, whatever its length."""
-    token_s: float
-    """Seconds of a prompt token."""
-
-
 INFERENCE_MAX = Protocol(0.8)
 """InferenceMAX's published client and server settings; its sweep is that of the 70B rows."""
 AICONFIGURATOR = Protocol(1.0, 1500)
@@ -89,9 +73,9 @@ Overhead = tuple[float, float]
 """Seconds per step, and per sequence and step."""
 OVERHEADS: dict[str, Overhead] = {"0.12.0": (1.5e-3, 5e-5), "": (5e-4, 3.5e-5)}
 """By engine version."""
-FRONT_END = FrontEnd(3e-3, 2e-6)
+FRONT_END = FrontEnd(request_s=3e-3, token_s=2e-6)
 VARIANTS: dict[str, tuple[Protocol, FrontEnd]] = {
-    "no front end": (AICONFIGURATOR, FrontEnd(0.0, 0.0)),
+    "no front end": (AICONFIGURATOR, FrontEnd()),
     "1,000 tokens to spare in a batch, not 1,500": (Protocol(1.0, 1000), FRONT_END),
     "2,000 tokens to spare in a batch": (Protocol(1.0, 2000), FRONT_END),
     "85 % of the memory used, not 90 %": (Protocol(1.0, 1500, 0.85), FRONT_END),
@@ -165,53 +149,6 @@ def latency_of(row: Row, kind: str, overhead: tuple[float, ...], folder: Path) -
     )
 
 
-def closed_loop(
-    prompt_tokens: NDArray[np.int64],
-    output_tokens: NDArray[np.int64],
-    concurrency: int,
-    pool: Pool,
-    front_end: FrontEnd,
-) -> RequestRecords:
-    """Simulate a closed loop on one replica behind a front end; arrival is when a request is sent.
-
-    Without front end it equals `simlib.serving.cluster.simulate_closed_loop`. A front end matters
-    most for requests of one length: those that end together would be prefilled in the very next
-    iteration, but in truth miss it while they are being read.
-    """
-    count = len(prompt_tokens)
-    requests = Requests(np.zeros(count), prompt_tokens, output_tokens)
-    ledger = Ledger(requests, Monolithic(pool))
-    replica = Replica(pool, 0, ledger, ArrivalOrder())
-    replica.watched = True
-    read: list[tuple[float, int]] = []
-    upcoming = iter(range(count))
-    free = 0.0
-
-    def send(now: float) -> None:
-        nonlocal free
-        for request in upcoming:
-            ledger.arrival[request] = now
-            service_s = front_end.request_s + front_end.token_s * ledger.prompt[request]
-            free = max(free, now) + service_s
-            heappush(read, (free, request))
-            return
-
-    for _ in range(concurrency):
-        send(0.0)
-    while (now := min(replica.end, read[0][0] if read else inf)) < inf:
-        if replica.end == now:
-            replica.complete()
-            for _ in replica.departed:
-                send(now)
-            replica.departed.clear()
-        while read and read[0][0] <= now:
-            replica.deliver(heappop(read)[1], now)
-        if replica.end == inf and replica.now != inf:
-            replica.start()
-    sent = Requests(np.array(ledger.arrival), prompt_tokens, output_tokens)
-    return ledger.records(sent, np.zeros(count, dtype=np.bool_))
-
-
 def capacity_of(row: Row, memory_fraction: float) -> int:
     """Return the tokens of KV cache of a row's deployment."""
     return catalog.kv_capacity_tokens(
@@ -233,7 +170,7 @@ def predict(
     row: Row, latency: LatencyModel, protocol: Protocol, front_end: FrontEnd
 ) -> tuple[float, float]:
     """Return mean TTFT and TPOT of a simulated row."""
-    pool = Pool(
+    pool = Pool.of(
         latency,
         kv_capacity_tokens=capacity_of(row, protocol.memory_fraction),
         max_batch_tokens=protocol.max_batch_tokens(row),
@@ -244,7 +181,8 @@ def predict(
     shortest = protocol.shortest
     prompt = draw.integers(round(shortest * row.prompt), row.prompt, count, endpoint=True)
     output = draw.integers(round(shortest * row.output), row.output, count, endpoint=True)
-    records = closed_loop(prompt, output, row.concurrency, pool, front_end)
+    deployment = monolithic(pool, front_end=front_end)
+    records = simulate_closed_loop(prompt, output, row.concurrency, deployment)
     ttft = records.first_token_s - records.arrival_s
     tpot = (records.finish_s - records.first_token_s) / (output - 1)
     return float(ttft.mean()), float(tpot.mean())
@@ -279,7 +217,10 @@ def calibrate(
     for version in sorted({row.version for row in rows}):
         pairs = list(product(STEPS_S, SEQUENCES_S))
         overheads[version] = best(pairs, partial(tpot_error, version=version))
-    front_ends = [FrontEnd(*pair) for pair in product(REQUESTS_S, TOKENS_S)]
+    front_ends = [
+        FrontEnd(request_s=request_s, token_s=token_s)
+        for request_s, token_s in product(REQUESTS_S, TOKENS_S)
+    ]
     return Engine(overheads, best(front_ends, ttft_error))
 
 

@@ -1,12 +1,12 @@
 """The configuration of deployments that serve by continuous batching.
 
-Only values stand here; `simlib.serving.assemble` turns them into pools with a latency model.
+Only values stand here; `simlib.serving.assemble` adds what hardware and model make of them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,20 +19,35 @@ from simlib.core.validation import (
 )
 from simlib.errors import InvalidParameterError
 from simlib.files import canonical_json
+from simlib.latency.models import KvCacheDtype, LatencyKind
+from simlib.policies.batching import BATCH_POLICIES, BatchPolicyName
+from simlib.policies.disciplines import DisciplineName
+from simlib.policies.routers import RouterName
 
 BLOCK_TOKENS = 16
 """Tokens of one block of KV cache."""
+ADDED_KEYS: dict[str, Any] = {
+    "kv_cache_dtype": "bf16",
+    "num_gpu_blocks_override": None,
+    "block_size": BLOCK_TOKENS,
+    "front_end": None,
+}
+"""Keys that the first results did not know, with the value that means what they had; with it, a
+key is no part of a point's identity, so that these results stay valid."""
 
 
 class LatencyConfig(ConfigModel):
     """How long an iteration takes: the model served, and how its latency is computed."""
 
-    kind: Literal["roofline", "affine", "aiconfigurator"] = "roofline"
+    kind: LatencyKind = "roofline"
     """``roofline`` from the catalog's constants, ``affine`` from fitted coefficients,
     ``aiconfigurator`` from a table of measured kernels, which the workflow makes."""
     model: str = Field(default="llama-3.1-70b", min_length=1, max_length=200)
     """Model of the catalog; for ``aiconfigurator`` its Hugging Face identifier."""
     precision: Literal["bf16", "fp8"] = "bf16"
+    """Of the weights and their products."""
+    kv_cache_dtype: KvCacheDtype = "bf16"
+    """Of stored keys and values: ``fp8`` halves a token's bytes and the time to read them."""
     step_overhead_s: NonNegativeFloat = 0.0
     """Engine overhead of each iteration (scheduling, sampling), seconds."""
     sequence_overhead_s: NonNegativeFloat = 0.0
@@ -63,33 +78,43 @@ class ReplicaPool(ConfigModel):
     """GPUs of one replica."""
     kv_capacity_tokens: PositiveInt | None = None
     """KV cache of one replica, tokens; default: what its memory leaves beside the weights."""
+    num_gpu_blocks_override: PositiveInt | None = None
+    """The same as a number of blocks, as vLLM reports it."""
+    block_size: PositiveInt = BLOCK_TOKENS
+    """Tokens of one block of KV cache."""
     max_batch_tokens: PositiveInt = 8192
     """Tokens of one iteration."""
     max_batch_size: PositiveInt = 256
     """Sequences of one iteration."""
-    policy: Literal["chunked_prefill", "prefill_first"] = "chunked_prefill"
+    policy: BatchPolicyName = "chunked_prefill"
     """``chunked_prefill`` mixes chunks with decodes (Sarathi-Serve, vLLM V1);
     ``prefill_first`` runs whole prompts while decodes wait (vLLM V0)."""
-    discipline: Literal["fcfs", "sjf", "edf", "priority"] = "fcfs"
+    discipline: DisciplineName = "fcfs"
     """Which waiting prompt is next: first come, shortest, earliest TTFT deadline, or that of the
     first priority; the last two need ``request_classes``."""
-    router: Literal["round_robin", "random", "least_requests", "least_tokens", "power_of_two"] = (
-        "round_robin"
-    )
+    router: RouterName = "round_robin"
 
     @model_validator(mode="after")
     def _can_serve(self) -> Self:
-        if self.kv_capacity_tokens is not None and self.kv_capacity_tokens < BLOCK_TOKENS:
-            raise InvalidParameterError(
-                "kv_capacity_tokens",
-                self.kv_capacity_tokens,
-                f"at least one block of {BLOCK_TOKENS} tokens",
-            )
-        if self.policy == "chunked_prefill" and self.max_batch_tokens < self.max_batch_size:
+        if self.kv_capacity_tokens is not None:
+            if self.num_gpu_blocks_override is not None:
+                raise InvalidParameterError(
+                    "num_gpu_blocks_override",
+                    self.num_gpu_blocks_override,
+                    "left out where kv_capacity_tokens is given",
+                )
+            if self.kv_capacity_tokens < self.block_size:
+                raise InvalidParameterError(
+                    "kv_capacity_tokens",
+                    self.kv_capacity_tokens,
+                    f"at least one block of {self.block_size} tokens",
+                )
+        mixes = BATCH_POLICIES[self.policy].mixes
+        if mixes and self.max_batch_tokens < self.max_batch_size:
             raise InvalidParameterError(
                 "max_batch_tokens",
                 self.max_batch_tokens,
-                f">= max_batch_size ({self.max_batch_size}) with chunked_prefill",
+                f">= max_batch_size ({self.max_batch_size}) with {self.policy}",
             )
         return self
 
@@ -110,10 +135,24 @@ class LinkConfig(ConfigModel):
 
     bandwidth_bytes_per_s: PositiveFloat = 50e9
     base_latency_s: NonNegativeFloat = 0.0
+    """Seconds from the last byte sent to the transfer's end; does not occupy the link."""
     scope: Literal["per_replica", "shared"] = "per_replica"
+    """One link per prefill replica, or one that all share."""
     contention: Literal["fifo", "fair"] = "fifo"
+    """``fifo``: one transfer at a time; ``fair``: all at once, with equal shares."""
     overlap_layers: int = Field(default=0, ge=0, le=10_000)
     """Layers sent one by one while the prefill runs; 0 sends all after it."""
+
+
+class FrontEnd(ConfigModel):
+    """What reads and tokenises requests, first come, first served, before the router sees them."""
+
+    request_s: NonNegativeFloat = 0.0
+    """Seconds that a request takes, whatever its length."""
+    token_s: NonNegativeFloat = 0.0
+    """Seconds that a prompt token takes."""
+    workers: PositiveInt = 1
+    """Requests that are read at one time."""
 
 
 class BatchingMono(ConfigModel):
@@ -121,7 +160,9 @@ class BatchingMono(ConfigModel):
 
     pool: MonolithicPool = Field(default_factory=MonolithicPool)
     first_token: Literal["prefill", "decode"] = "prefill"
-    """Which iteration emits the first token: the prefill's last, as vLLM does, or a decode."""
+    """Which iteration emits the first token: the prefill's last, as vLLM does, leaving
+    ``output_tokens - 1`` decode steps; or a decode."""
+    front_end: FrontEnd | None = None
 
     @property
     def total_gpus(self) -> int:
@@ -150,11 +191,14 @@ class BatchingDisagg(ConfigModel):
     prefill: ReplicaPool = Field(default_factory=ReplicaPool)
     decode: ReplicaPool = Field(default_factory=ReplicaPool)
     link: LinkConfig = Field(default_factory=LinkConfig)
+    front_end: FrontEnd | None = None
 
     @model_validator(mode="after")
     def _caches_come_in_order(self) -> Self:
         if self.decode.discipline != "fcfs":
-            raise InvalidParameterError("decode.discipline", self.decode.discipline, "fcfs")
+            raise InvalidParameterError(
+                "decode.discipline", self.decode.discipline, "fcfs: KV caches come in order"
+            )
         return self
 
     @property

@@ -13,10 +13,11 @@ from pydantic import Field
 
 from simlib.core.validation import ConfigModel, NonNegativeInt, PositiveFloat
 from simlib.errors import InvalidParameterError
+from simlib.policies.disciplines import DISCIPLINES
 
 ALL_CLASSES = "all"
 """What tables call the requests of all classes together; no class has this name."""
-SORTED_BY = {"edf": "ttft_slo_s", "priority": "priority"}
+SORTED_BY = {name: one.class_key for name, one in DISCIPLINES.items() if one.class_key is not None}
 """What each queue discipline that looks at classes sorts by."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}")
 _TAKEN = (ALL_CLASSES, "kind", "mode")

@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 TtftDefinition = Literal["first_decode_step", "prefill_end", "transfer_end"]
 TTFT_DEFINITIONS: tuple[TtftDefinition, ...] = get_args(TtftDefinition)
 TTFT_PARTS = (
+    "front_end_s",
     "prefill_wait_s",
     "prefill_s",
     "transfer_wait_s",
@@ -29,8 +30,8 @@ TTFT_PARTS = (
     "first_decode_step_s",
 )
 TTFT_PARTS_OF: dict[str, tuple[str, ...]] = {
-    "prefill_end": TTFT_PARTS[:2],
-    "transfer_end": TTFT_PARTS[:4],
+    "prefill_end": TTFT_PARTS[: TTFT_PARTS.index("prefill_s") + 1],
+    "transfer_end": TTFT_PARTS[: TTFT_PARTS.index("transfer_s") + 1],
     "first_decode_step": TTFT_PARTS,
 }
 """The parts that sum to the TTFT of each definition."""
@@ -56,6 +57,8 @@ class RequestRecords:
     arrival_s: Floats
     prompt_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
+    routed_s: Floats
+    """When the router got the request: on arrival, or once a front end had read it."""
     prefill_start_s: Floats
     prefill_end_s: Floats
     transfer_start_s: Floats
@@ -84,6 +87,7 @@ class RequestRecords:
 
 COLUMN_NAMES = tuple(field.name for field in fields(RequestRecords))
 _TIME_STAMPS = (
+    "routed_s",
     "prefill_start_s",
     "prefill_end_s",
     "transfer_start_s",
@@ -106,7 +110,10 @@ def records_of(requests: Requests, stamps: Mapping[str, NDArray[Any]]) -> Reques
         "preemptions": np.int32,
         "status": np.int8,
     }
-    defaults = {name: np.zeros(n, kind) for name, kind in optional.items() if name not in stamps}
+    defaults: dict[str, NDArray[Any]] = {
+        name: np.zeros(n, kind) for name, kind in optional.items() if name not in stamps
+    }
+    defaults["routed_s"] = requests.arrival_s
     return RequestRecords(
         request_id=np.arange(n, dtype=np.int64),
         arrival_s=requests.arrival_s,
@@ -162,9 +169,10 @@ def ttft_s(records: RequestRecords, definition: TtftDefinition = "first_decode_s
 
 
 def ttft_parts(records: RequestRecords) -> dict[str, Floats]:
-    """Return the six parts of ``first_decode_step`` TTFT, in seconds; they sum to it exactly."""
+    """Return the parts of ``first_decode_step`` TTFT, in seconds; they sum to it exactly."""
     stamps = (
         records.arrival_s,
+        records.routed_s,
         records.prefill_start_s,
         records.prefill_end_s,
         records.transfer_start_s,

@@ -7,6 +7,9 @@ start_n = max(ready_n, earliest free time), which a heap of c free times gives i
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import cache
 from heapq import heapreplace
 
 import numpy as np
@@ -18,6 +21,8 @@ from simlib.workload.requests import Requests
 
 _CHUNK = 1 << 16
 """Requests turned into Python numbers at a time; bounds the memory of long runs."""
+_WORTH_COMPILING = 1_000_000
+"""Requests whose simulation takes about as long in plain Python as importing Numba does."""
 
 
 def fcfs(ready_s: Floats, service_s: Floats, servers: int) -> tuple[Floats, NDArray[np.int32]]:
@@ -39,6 +44,14 @@ def fcfs(ready_s: Floats, service_s: Floats, servers: int) -> tuple[Floats, NDAr
     server : array of shape (n,)
         The server that it got.
     """
+    if len(ready_s) >= _WORTH_COMPILING or "numba" in sys.modules:
+        return _compiled_fcfs(ready_s, service_s, servers)
+    return _plain_fcfs(ready_s, service_s, servers)
+
+
+def _plain_fcfs(
+    ready_s: Floats, service_s: Floats, servers: int
+) -> tuple[Floats, NDArray[np.int32]]:
     n = len(ready_s)
     start_s = np.empty(n)
     free = [0.0] * servers
@@ -71,6 +84,64 @@ def _servers(finish_s: Floats, servers: int) -> NDArray[np.int32]:
         for request in previous[low : low + _CHUNK].tolist():
             add(taken[request])
     return np.array(taken, dtype=np.int32)
+
+
+def _compiled_fcfs(
+    ready_s: Floats, service_s: Floats, servers: int
+) -> tuple[Floats, NDArray[np.int32]]:
+    """Do the same in machine code, which pays for long runs."""
+    start_s = np.empty(len(ready_s))
+    server = np.empty(len(ready_s), dtype=np.int32)
+    order = np.arange(servers, dtype=np.int64)
+    _compiled()(ready_s, service_s, np.zeros(servers), order, start_s, server)
+    return start_s, server
+
+
+@cache
+def _compiled() -> Callable[..., None]:
+    from simlib.compiling import entry_point  # imports Numba, which takes longer than a short run
+
+    return entry_point(_serve_all)
+
+
+def _serve_all(
+    ready_s: Floats,
+    service_s: Floats,
+    free_s: Floats,
+    order: NDArray[np.int64],
+    start_s: Floats,
+    server: NDArray[np.int32],
+) -> None:
+    """Fill `start_s` and `server`; `free_s` and `order` are a heap of when servers are free.
+
+    Servers that are free at one time are taken in the order in which they became so: `order` holds
+    a number that rises with each request, and the server beside it.
+    """
+    servers = len(free_s)
+    for request in range(len(ready_s)):
+        start = max(ready_s[request], free_s[0])
+        taken = order[0] % servers
+        start_s[request] = start
+        server[request] = taken
+        end = start + service_s[request]
+        turn = (request + 1) * servers + taken
+        at = 0
+        below = 1
+        while below < servers:
+            other = below + 1
+            if other < servers and (
+                free_s[other] < free_s[below]
+                or (free_s[other] == free_s[below] and order[other] < order[below])
+            ):
+                below = other
+            if free_s[below] > end or (free_s[below] == end and order[below] > turn):
+                break
+            free_s[at] = free_s[below]
+            order[at] = order[below]
+            at = below
+            below = 2 * at + 1
+        free_s[at] = end
+        order[at] = turn
 
 
 def serve(requests: Requests, config: SimConfig) -> RequestRecords:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from simlib.errors import InvalidParameterError
 from simlib.latency import catalog
-from simlib.latency.models import LinearDecode, check_overheads
+from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel, check_overheads
 
 _FILE: Final = Path(__file__).parent / "calibration" / "affine.csv"
 
@@ -84,7 +84,27 @@ def affine_coefficients(
         raise InvalidParameterError("affine", key, allowed) from None
 
 
-class AffineLatency(LinearDecode):
+def chunk(_p: Any, new: int, before: int) -> float:
+    """Return a chunk's part of the squared length of its prompt."""
+    return float(new) * (new + 2 * before)
+
+
+def iteration(
+    p: Sequence[float], squares: float, tokens: int, chunks: int, batch: int, context: int
+) -> float:
+    """Return the seconds of an iteration that prefills."""
+    floor_s = p[0] + batch * p[5]
+    prompt_s = p[1] + tokens * p[2] + squares * p[3] + batch * p[7]
+    return p[8] + max(prompt_s, floor_s) + (batch + chunks) * p[9] + p[6] * context
+
+
+def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
+    """Return the seconds of a decode step, and by how much the next is longer."""
+    base_s = p[8] + p[4] + batch * (p[5] + p[9])
+    return base_s + p[6] * context, p[6] * batch, MAX_STEPS
+
+
+class AffineLatency(LatencyModel):
     """Seconds of an iteration from seven coefficients.
 
     With n new prompt tokens, q the sum over chunks of ``new * (new + 2 * before)`` (so the chunks
@@ -110,7 +130,9 @@ class AffineLatency(LinearDecode):
     The form of DistServe's latency model (Zhong et al. 2024, arXiv:2401.09670, appendix A).
     """
 
-    __slots__ = ("_fixed_s", "_mixed_s", "_sequence_overhead_s", "coefficients")
+    __slots__ = ("coefficients",)
+
+    formula = Formula(chunk, iteration, decode)
 
     def __init__(
         self,
@@ -123,11 +145,10 @@ class AffineLatency(LinearDecode):
         check_overheads(step_overhead_s, sequence_overhead_s)
         if not 0 < kv_bytes_per_token < math.inf:
             raise InvalidParameterError("kv_bytes_per_token", kv_bytes_per_token, "> 0")
-        super().__init__(coefficients.decode_context_s, kv_bytes_per_token)
         self.coefficients = coefficients
-        self._fixed_s = step_overhead_s
-        self._sequence_overhead_s = sequence_overhead_s
-        self._mixed_s = max(coefficients.decode_sequence_s, coefficients.prefill_token_s)
+        mixed_s = max(coefficients.decode_sequence_s, coefficients.prefill_token_s)
+        own = (*astuple(coefficients), mixed_s, step_overhead_s, sequence_overhead_s)
+        super().__init__(own, kv_bytes_per_token)
 
     @classmethod
     def from_catalog(
@@ -137,13 +158,19 @@ class AffineLatency(LinearDecode):
         tensor_parallel: int = 1,
         *,
         precision: str = "bf16",
+        kv_bytes: float = 2.0,
         step_overhead_s: float = 0.0,
         sequence_overhead_s: float = 0.0,
     ) -> AffineLatency:
-        """Return the model with the catalog's fitted coefficients (see `affine_coefficients`)."""
+        """Return the model with the catalog's fitted coefficients (see `affine_coefficients`).
+
+        They were fitted with 16-bit KV caches; with other `kv_bytes` of a stored number reading
+        the context takes as much more or less time.
+        """
+        fit = affine_coefficients(model, gpu, tensor_parallel, precision)
         return cls(
-            affine_coefficients(model, gpu, tensor_parallel, precision),
-            catalog.kv_bytes_per_token(catalog.model(model), tensor_parallel),
+            replace(fit, decode_context_s=fit.decode_context_s * (kv_bytes / 2.0)),
+            catalog.kv_bytes_per_token(catalog.model(model), tensor_parallel, kv_bytes),
             step_overhead_s=step_overhead_s,
             sequence_overhead_s=sequence_overhead_s,
         )
@@ -173,39 +200,4 @@ class AffineLatency(LinearDecode):
             kv_bytes_per_token,
             step_overhead_s=step_overhead_s,
             sequence_overhead_s=sequence_overhead_s,
-        )
-
-    def _base_s(self, batch: int) -> float:
-        """Return the seconds of a decode step without context."""
-        k = self.coefficients
-        per_sequence = k.decode_sequence_s + self._sequence_overhead_s
-        return self._fixed_s + k.decode_base_s + batch * per_sequence
-
-    def iteration_s(
-        self, prefill: Sequence[tuple[int, int]], decode_batch: int, decode_context: int
-    ) -> float:
-        """Return the seconds of one iteration (see `simlib.latency.protocol.LatencyModel`)."""
-        context_s = self._context_s * decode_context
-        if not prefill:
-            try:
-                return self._bases[decode_batch] + context_s
-            except IndexError:
-                return self._base(decode_batch) + context_s
-        tokens = squares = 0
-        for new, before in prefill:
-            tokens += new
-            squares += new * (new + 2 * before)
-        k = self.coefficients
-        floor_s = k.prefill_floor_s + decode_batch * k.decode_sequence_s
-        prompt_s = (
-            k.prefill_base_s
-            + tokens * k.prefill_token_s
-            + squares * k.prefill_token2_s
-            + decode_batch * self._mixed_s
-        )
-        return (
-            self._fixed_s
-            + (prompt_s if prompt_s > floor_s else floor_s)
-            + (decode_batch + len(prefill)) * self._sequence_overhead_s
-            + context_s
         )

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 from simlib.errors import InvalidParameterError
+from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel
 
 
-@dataclass(frozen=True, slots=True)
-class LinearLatency:
+def chunk(p: Sequence[float], new: int, before: int) -> float:
+    """Return the seconds of a chunk's tokens, and of their pairs with those before."""
+    return p[1] * new + p[2] * (0.5 * (new * (2 * before + new + 1)))
+
+
+def iteration(
+    p: Sequence[float], work: float, _tokens: int, _chunks: int, batch: int, context: int
+) -> float:
+    """Return the seconds of an iteration that prefills."""
+    return p[0] + p[3] * batch + p[4] * context + work
+
+
+def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
+    """Return the seconds of a decode step, and by how much the next is longer."""
+    return p[0] + p[3] * batch + p[4] * context, p[4] * batch, MAX_STEPS
+
+
+class LinearLatency(LatencyModel):
     """Seconds of an iteration as a sum of linear terms; all but the first alone gives fixed steps.
 
     ``step_s + token_s · T + pair_s · A + sequence_s · B + context_s · C`` with T new prompt tokens,
@@ -19,52 +35,30 @@ class LinearLatency:
     are exact, so engines can be compared bit by bit.
     """
 
-    step_s: float
-    token_s: float = 0.0
-    pair_s: float = 0.0
-    sequence_s: float = 0.0
-    context_s: float = 0.0
-    kv_bytes_per_token: float = 0.0
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        """Refuse steps that take no time."""
-        for field in fields(self):
-            value = getattr(self, field.name)
+    formula = Formula(chunk, iteration, decode)
+
+    def __init__(
+        self,
+        step_s: float,
+        token_s: float = 0.0,
+        pair_s: float = 0.0,
+        sequence_s: float = 0.0,
+        context_s: float = 0.0,
+        kv_bytes_per_token: float = 0.0,
+    ) -> None:
+        given = {
+            "step_s": step_s,
+            "token_s": token_s,
+            "pair_s": pair_s,
+            "sequence_s": sequence_s,
+            "context_s": context_s,
+            "kv_bytes_per_token": kv_bytes_per_token,
+        }
+        for name, value in given.items():
             if not (value >= 0 and math.isfinite(value)):
-                raise InvalidParameterError(field.name, value, "finite and >= 0")
-        if self.step_s == 0:
-            raise InvalidParameterError("step_s", self.step_s, "> 0")
-
-    def iteration_s(
-        self, prefill: Sequence[tuple[int, int]], decode_batch: int, decode_context: int
-    ) -> float:
-        """Return the seconds of one iteration."""
-        total = self.step_s + self.sequence_s * decode_batch + self.context_s * decode_context
-        for new, before in prefill:
-            total += self.token_s * new + self.pair_s * (new * (2 * before + new + 1) // 2)
-        return total
-
-    def decode_run_s(self, batch: int, context: int, steps: int) -> float:
-        """Return the seconds of `steps` iterations that only decode."""
-        return steps * (self.step_s + self.sequence_s * batch) + self.context_s * (
-            steps * context + batch * (steps * (steps - 1) // 2)
-        )
-
-    def decode_line(self, batch: int) -> tuple[float, float]:
-        """Return the constant of a decode step with this batch, and its seconds per context."""
-        return self.step_s + self.sequence_s * batch, self.context_s
-
-    def decode_steps_within(self, batch: int, context: int, budget_s: float) -> int:
-        """Return the largest number of whole steps that fit in `budget_s`."""
-        if budget_s < 0:
-            return 0
-        slope = 0.5 * self.context_s * batch
-        first = self.step_s + self.sequence_s * batch + self.context_s * context - slope
-        root = math.sqrt(first * first + 4.0 * slope * budget_s)
-        # 2c / (b + sqrt(b² + 4ac)): the root's form without cancellation
-        steps = int(2.0 * budget_s / (first + root))
-        while steps > 0 and self.decode_run_s(batch, context, steps) > budget_s:
-            steps -= 1
-        while self.decode_run_s(batch, context, steps + 1) <= budget_s:
-            steps += 1
-        return steps
+                raise InvalidParameterError(name, value, "finite and >= 0")
+        if step_s == 0:
+            raise InvalidParameterError("step_s", step_s, "> 0")
+        super().__init__((step_s, token_s, pair_s, sequence_s, context_s), kv_bytes_per_token)

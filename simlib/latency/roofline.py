@@ -12,7 +12,7 @@ from typing import Final
 
 from simlib.errors import InvalidParameterError
 from simlib.latency import catalog
-from simlib.latency.models import LinearDecode, check_overheads
+from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel, check_overheads
 
 _FILE: Final = Path(__file__).parent / "calibration" / "roofline.csv"
 _ACTIVATION_BYTES: Final = 2
@@ -80,7 +80,30 @@ def is_calibrated(gpu: str, precision: str = "bf16") -> bool:
     return (gpu, precision) in _calibrations()
 
 
-class RooflineLatency(LinearDecode):
+def chunk(p: Sequence[float], new: int, before: int) -> float:
+    """Return the seconds of a chunk's attention: launch, and computing it or reading the cache."""
+    return p[7] + max(p[6] * new * (before + 0.5 * new + 0.5), p[5] * (before + new))
+
+
+def iteration(
+    p: Sequence[float], work: float, tokens: int, chunks: int, batch: int, context: int
+) -> float:
+    """Return the seconds of an iteration that prefills."""
+    tokens += batch
+    sequences = batch + chunks
+    compute_s = tokens * p[1] + sequences * p[2]
+    matrices_s = p[0] + math.sqrt(compute_s * compute_s + p[8]) + tokens * p[3] + sequences * p[4]
+    return matrices_s + (p[5] * context + work)
+
+
+def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
+    """Return the seconds of a decode step, and by how much the next is longer."""
+    compute_s = batch * p[1] + batch * p[2]
+    base_s = p[0] + math.sqrt(compute_s * compute_s + p[8]) + batch * p[3] + batch * p[4]
+    return base_s + p[5] * context, p[5] * batch, MAX_STEPS
+
+
+class RooflineLatency(LatencyModel):
     r"""Seconds of an iteration by what it computes, reads and exchanges.
 
     With T tokens (new prompt tokens plus decoding sequences), S sequences, chunks of :math:`n_i`
@@ -122,16 +145,9 @@ class RooflineLatency(LinearDecode):
     Shoeybi et al. (2019), arXiv:1909.08053.
     """
 
-    __slots__ = (
-        "_attention_s",
-        "_chunk_s",
-        "_compute_sequence_s",
-        "_compute_token_s",
-        "_fixed_s",
-        "_sequence_s",
-        "_token_s",
-        "_weights_s2",
-    )
+    __slots__ = ()
+
+    formula = Formula(chunk, iteration, decode)
 
     def __init__(
         self,
@@ -151,30 +167,32 @@ class RooflineLatency(LinearDecode):
             raise InvalidParameterError("tensor_parallel", tensor_parallel, allowed)
         tp, bandwidth = tensor_parallel, gpu.hbm_bytes_per_s
         kv_total = catalog.kv_bytes_per_token(model, tp, kv_bytes)
-        super().__init__(kv_total / (tp * bandwidth * calibration.kv_bandwidth), kv_total)
         matrix_rate = tp * gpu.flops(precision) * calibration.mfu
         output_rate = tp * gpu.flops("bf16") * calibration.mfu
-        self._compute_token_s = 2.0 * model.layer_parameters / matrix_rate
-        self._compute_sequence_s = 2.0 * model.output_parameters / output_rate
         read = catalog.BYTES_PER_PARAMETER[precision] * model.layer_parameters
         read += 2 * model.output_parameters
-        self._weights_s2 = (read / (tp * bandwidth * calibration.weight_bandwidth)) ** 2
-        self._attention_s = (4.0 * model.layers * model.heads * model.head_dim) / (
-            tp * gpu.flops("bf16") * calibration.attention_mfu
-        )
+        weights_s = read / (tp * bandwidth * calibration.weight_bandwidth)
         activation = _ACTIVATION_BYTES * model.hidden
         exchanged = 2 * model.layers * 2 * (tp - 1) / tp * activation
         reread = calibration.activation_passes * model.layers * activation
-        self._token_s = (
-            exchanged / (gpu.link_bytes_per_s * calibration.link_bandwidth(tp)) + reread / bandwidth
-        )
-        self._chunk_s = model.layers * calibration.chunk_layer_s
-        self._sequence_s = calibration.sequence_s + sequence_overhead_s
+        link_rate = gpu.link_bytes_per_s * calibration.link_bandwidth(tp)
         allreduces = 2 * model.layers if tp > 1 else 0
-        self._fixed_s = (
-            step_overhead_s
-            + allreduces * calibration.allreduce_latency_s
-            + model.layers * calibration.layer_s
+        super().__init__(
+            (
+                step_overhead_s
+                + allreduces * calibration.allreduce_latency_s
+                + model.layers * calibration.layer_s,
+                2.0 * model.layer_parameters / matrix_rate,  # computing a token
+                2.0 * model.output_parameters / output_rate,  # computing a sequence's output
+                exchanged / link_rate + reread / bandwidth,  # a token's activations
+                calibration.sequence_s + sequence_overhead_s,
+                kv_total / (tp * bandwidth * calibration.kv_bandwidth),  # reading a cached token
+                (4.0 * model.layers * model.heads * model.head_dim)
+                / (tp * gpu.flops("bf16") * calibration.attention_mfu),  # a pair of tokens
+                model.layers * calibration.chunk_layer_s,
+                weights_s**2,
+            ),
+            kv_total,
         )
 
     @classmethod
@@ -208,45 +226,4 @@ class RooflineLatency(LinearDecode):
             kv_bytes=kv_bytes,
             step_overhead_s=step_overhead_s,
             sequence_overhead_s=sequence_overhead_s,
-        )
-
-    def _matrices_s(self, tokens: int, sequences: int) -> float:
-        """Return the seconds of all that depends on counts of tokens and sequences only."""
-        compute_s = tokens * self._compute_token_s + sequences * self._compute_sequence_s
-        return (
-            self._fixed_s
-            + math.sqrt(compute_s * compute_s + self._weights_s2)
-            + tokens * self._token_s
-            + sequences * self._sequence_s
-        )
-
-    def _base_s(self, batch: int) -> float:
-        """Return the seconds of a decode step without context."""
-        return self._matrices_s(batch, batch)
-
-    def iteration_s(
-        self, prefill: Sequence[tuple[int, int]], decode_batch: int, decode_context: int
-    ) -> float:
-        """Return the seconds of one iteration (see `simlib.latency.protocol.LatencyModel`)."""
-        context_s = self._context_s
-        if not prefill:
-            try:
-                return self._bases[decode_batch] + context_s * decode_context
-            except IndexError:
-                return self._base(decode_batch) + context_s * decode_context
-        tokens = decode_batch
-        attention_s = context_s * decode_context + len(prefill) * self._chunk_s
-        for new, before in prefill:
-            tokens += new
-            compute_s = self._attention_s * new * (before + 0.5 * new + 0.5)
-            read_s = context_s * (before + new)
-            attention_s += compute_s if compute_s > read_s else read_s
-        sequences = decode_batch + len(prefill)
-        compute_s = tokens * self._compute_token_s + sequences * self._compute_sequence_s
-        return (
-            self._fixed_s
-            + math.sqrt(compute_s * compute_s + self._weights_s2)
-            + tokens * self._token_s
-            + sequences * self._sequence_s
-            + attention_s
         )

@@ -7,42 +7,108 @@ from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from simlib.errors import InvalidParameterError
-from simlib.latency.models import MAX_STEPS, check_overheads, steps_within
+from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel, check_overheads
 
 TABLE_FORMAT: Final = 1
 """Version of the table file."""
 
-_Pieces = tuple[list[float], list[float], list[float], list[float]]
-"""A piecewise linear function: where pieces start (the first at -inf), and the knot, value at
-the knot and slope of each. Below the first knot it is flat, beyond the last it goes on."""
+_HEAD: Final = 7
+"""Parameters before the grids: two overheads, and the lengths of the five grids."""
 
 
-def _pieces(knots: list[float], values: list[float]) -> _Pieces:
-    """Return the piecewise linear function through points."""
-    starts = [-math.inf, *knots[:-1]]
-    slopes = [
-        (high - low) / (right - left)
-        for (left, right), (low, high) in zip(pairwise(knots), pairwise(values), strict=True)
-    ]
-    return starts, [knots[0], *knots[:-1]], [values[0], *values[:-1]], [0.0, *slopes]
+def rank(p: Sequence[float], at: int, count: int, value: float) -> int:
+    """Return how many of the `count` rising numbers from `at` on are at most `value`."""
+    low = 0
+    high = count
+    while low < high:
+        middle = (low + high) // 2
+        if p[at + middle] <= value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
-def _between(grid: list[float], rows: list[list[float]], at: float) -> list[float]:
-    """Return the row at a place of a grid of rows: interpolated, flat before, linear after."""
-    left = min(max(bisect_right(grid, at) - 1, 0), len(grid) - 2)
-    place = max((at - grid[left]) / (grid[left + 1] - grid[left]), 0.0)
-    pairs = zip(rows[left], rows[left + 1], strict=True)
-    if place > 1.0:  # beyond the grid never fall: noise in its end must not turn the sign
-        return [low + place * max(high - low, 0.0) for low, high in pairs]
-    return [low + place * (high - low) for low, high in pairs]
+def between(p: Sequence[float], grid: int, count: int, value: float, at: int, width: int) -> float:
+    """Interpolate over a grid: flat before it, linear after it, but never falling there.
+
+    The `count` points from `grid` on have their values at `at`, `width` apart.
+    """
+    left = min(max(rank(p, grid, count, value) - 1, 0), count - 2)
+    place = max((value - p[grid + left]) / (p[grid + left + 1] - p[grid + left]), 0.0)
+    low = p[at + left * width]
+    rise = p[at + (left + 1) * width] - low
+    if place > 1.0:  # noise in the end of the grid must not turn the sign
+        rise = max(rise, 0.0)
+    return low + place * rise
+
+
+def shared_s(p: Sequence[float], tokens: int) -> float:
+    """Return the seconds of all but attention."""
+    count = int(p[2])
+    return between(p, _HEAD, count, tokens, _HEAD + count, 1)
+
+
+def decode_attention(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
+    """Return the seconds of decode attention, its slope in the mean context, and for how long."""
+    chunks = _HEAD + 2 * int(p[2])
+    count, width = int(p[5]), int(p[6])
+    grid = chunks + int(p[3]) + int(p[4]) + int(p[3]) * int(p[4])
+    knots = grid + count
+    values = knots + width
+    mean = context / batch
+    piece = rank(p, knots, width - 1, mean)
+    value = between(p, grid, count, batch, values, width)
+    if piece == 0:
+        return value, 0.0, max(1, math.ceil(p[knots] - mean))
+    following = value
+    for k in range(1, piece + 1):  # batches beyond the grid may lose the order
+        value = following
+        following = max(following, between(p, grid, count, batch, values + k, width))
+    left = p[knots + piece - 1]
+    slope = (following - value) / (p[knots + piece] - left)
+    steps = MAX_STEPS
+    if piece < width - 1:
+        steps = max(1, math.ceil(p[knots + piece] - mean))
+    return value + slope * (mean - left), slope, steps
+
+
+def chunk(p: Sequence[float], new: int, before: int) -> float:
+    """Return the seconds of a chunk's attention."""
+    grid = _HEAD + 2 * int(p[2])
+    count, width = int(p[3]), int(p[4])
+    knots = grid + count
+    values = knots + width
+    piece = rank(p, knots, width - 1, before)
+    if piece == 0:
+        return between(p, grid, count, new, values, width)
+    low = between(p, grid, count, new, values + piece - 1, width)
+    high = between(p, grid, count, new, values + piece, width)
+    left = p[knots + piece - 1]
+    return low + (high - low) / (p[knots + piece] - left) * (before - left)
+
+
+def iteration(
+    p: Sequence[float], work: float, tokens: int, chunks: int, batch: int, context: int
+) -> float:
+    """Return the seconds of an iteration that prefills."""
+    seconds = work
+    if batch > 0:
+        seconds += decode_attention(p, batch, context)[0]
+    return seconds + shared_s(p, tokens + batch) + p[0] + (batch + chunks) * p[1]
+
+
+def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
+    """Return the seconds of a decode step, and by how much the next is longer, and how long so."""
+    attention_s, slope, steps = decode_attention(p, batch, context)
+    return p[0] + batch * p[1] + shared_s(p, batch) + attention_s, slope, steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +197,7 @@ class LatencyTable:
             raise InvalidParameterError("table", str(path), allowed, str(error)) from error
 
 
-class TableLatency:
+class TableLatency(LatencyModel):
     """Seconds of an iteration by linear interpolation in a `LatencyTable`.
 
     Between grid points all parts are linear, at its upper ends they go on along the last piece,
@@ -147,7 +213,9 @@ class TableLatency:
         Engine overhead per iteration, and per sequence in it.
     """
 
-    __slots__ = ("_chunks", "_fixed_s", "_rows", "_sequence_s", "_shared", "table")
+    __slots__ = ("table",)
+
+    formula = Formula(chunk, iteration, decode)
 
     def __init__(
         self,
@@ -158,12 +226,12 @@ class TableLatency:
     ) -> None:
         check_overheads(step_overhead_s, sequence_overhead_s)
         self.table = table
-        self._fixed_s = step_overhead_s
-        self._sequence_s = sequence_overhead_s
-        # what was interpolated once, by number of tokens, size of chunk and size of batch
-        self._shared: dict[int, float] = {}
-        self._chunks: dict[int, _Pieces] = {}
-        self._rows: dict[int, tuple[float, _Pieces]] = {}
+        grids = (table.tokens, table.chunk, table.before, table.batch, table.context)
+        parameters = [step_overhead_s, sequence_overhead_s, *map(len, grids)]
+        parameters += table.tokens + table.shared_s
+        parameters += table.chunk + table.before + list(chain(*table.prefill_attention_s))
+        parameters += table.batch + table.context + list(chain(*table.decode_attention_s))
+        super().__init__(parameters, table.kv_bytes_per_token)
 
     @classmethod
     def read(
@@ -179,98 +247,3 @@ class TableLatency:
             step_overhead_s=step_overhead_s,
             sequence_overhead_s=sequence_overhead_s,
         )
-
-    @property
-    def kv_bytes_per_token(self) -> float:
-        """Bytes of KV cache per token, over all GPUs of a replica."""
-        return self.table.kv_bytes_per_token
-
-    def _new_shared_s(self, tokens: int) -> float:
-        """Return the seconds of all but attention, and remember them."""
-        rows = [[value] for value in self.table.shared_s]
-        value = _between(self.table.tokens, rows, tokens)[0]
-        self._shared[tokens] = value
-        return value
-
-    def _new_chunk(self, new: int) -> _Pieces:
-        """Return a chunk's attention over its context, and remember it."""
-        table = self.table
-        chunk = _pieces(table.before, _between(table.chunk, table.prefill_attention_s, new))
-        self._chunks[new] = chunk
-        return chunk
-
-    def _new_row(self, batch: int) -> tuple[float, _Pieces]:
-        """Return a batch's seconds: base, and attention over mean context; and remember them."""
-        table = self.table
-        values = _between(table.batch, table.decode_attention_s, batch)
-        rising = list(accumulate(values, max))  # extrapolated batches may lose the order
-        base_s = self._fixed_s + batch * self._sequence_s + self._new_shared_s(batch)
-        row = (base_s, _pieces(table.context, rising))
-        self._rows[batch] = row
-        return row
-
-    def iteration_s(
-        self, prefill: Sequence[tuple[int, int]], decode_batch: int, decode_context: int
-    ) -> float:
-        """Return the seconds of one iteration (see `simlib.latency.protocol.LatencyModel`)."""
-        seconds = 0.0
-        if decode_batch:
-            base_s, row = self._rows.get(decode_batch) or self._new_row(decode_batch)
-            starts, knots, values, slopes = row
-            mean = decode_context / decode_batch
-            k = bisect_right(starts, mean) - 1
-            seconds = values[k] + slopes[k] * (mean - knots[k])
-            if not prefill:
-                return base_s + seconds
-        tokens = decode_batch
-        for new, before in prefill:
-            tokens += new
-            starts, knots, values, slopes = self._chunks.get(new) or self._new_chunk(new)
-            k = bisect_right(starts, before) - 1
-            seconds += values[k] + slopes[k] * (before - knots[k])
-        shared_s = self._shared.get(tokens) or self._new_shared_s(tokens)
-        sequences = decode_batch + len(prefill)
-        return seconds + shared_s + self._fixed_s + sequences * self._sequence_s
-
-    def _runs(self, batch: int, context: int, steps: int) -> Iterator[tuple[int, float, float]]:
-        """Yield runs of steps within one linear piece: (steps, first step, growth a step)."""
-        base_s, row = self._rows.get(batch) or self._new_row(batch)
-        starts, knots, values, slopes = row
-        mean = context / batch
-        k = bisect_right(starts, mean) - 1
-        done = 0
-        while done < steps:
-            at = mean + done
-            count = steps - done
-            if k + 1 < len(starts):
-                count = min(count, max(1, math.ceil(starts[k + 1] - at)))
-            yield count, base_s + values[k] + slopes[k] * (at - knots[k]), slopes[k]
-            done += count
-            while k + 1 < len(starts) and starts[k + 1] <= mean + done:
-                k += 1
-
-    def decode_run_s(self, batch: int, context: int, steps: int) -> float:
-        """Return the seconds of `steps` decode-only iterations; the context grows by `batch`."""
-        seconds = 0.0
-        for count, first_s, growth_s in self._runs(batch, context, steps):
-            seconds += count * (first_s + 0.5 * growth_s * (count - 1))
-        return seconds
-
-    def decode_steps_within(self, batch: int, context: int, budget_s: float) -> int:
-        """Return the largest number of steps with ``decode_run_s(…) <= budget_s``."""
-        if budget_s == math.inf:
-            return MAX_STEPS
-        steps, spent_s = 0, 0.0
-        for count, first_s, growth_s in self._runs(batch, context, MAX_STEPS):
-            run_s = spent_s + count * (first_s + 0.5 * growth_s * (count - 1))
-            if run_s > budget_s:
-                # the very sums of decode_run_s decide, so that both agree at a budget met exactly
-                part = min(count - 1, steps_within(first_s, growth_s, budget_s - spent_s))
-                half_s = 0.5 * growth_s
-                while spent_s + (part + 1) * (first_s + half_s * part) <= budget_s:
-                    part += 1
-                while part > 0 and spent_s + part * (first_s + half_s * (part - 1)) > budget_s:
-                    part -= 1
-                return steps + part
-            steps, spent_s = steps + count, run_s
-        return steps

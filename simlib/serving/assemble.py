@@ -14,11 +14,9 @@ from simlib.core.records import RequestRecords, cut_at
 from simlib.core.sampling import sample_classes
 from simlib.errors import InvalidParameterError
 from simlib.latency import catalog
-from simlib.latency.models import latency_model
+from simlib.latency.models import KV_BYTES, latency_model
 from simlib.latency.table import LatencyTable
-from simlib.serving import cluster
-from simlib.serving.deployment import Deployment, Disaggregated, Monolithic, Pool, TransferLink
-from simlib.serving.dispatch import Classes
+from simlib.serving.deployment import Classes, Deployment, Pool
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
 
@@ -39,13 +37,13 @@ def serve(
     filled by the fast engine only.
     """
     deployment = deployment_of(config.batching, config.latency)
-    engine: ModuleType = cluster
+    engine: ModuleType
     if config.engine == "simpy":
         if timeline is not None:
             raise InvalidParameterError("engine", config.engine, "fast, which fills a timeline")
-        from simlib.serving import twin  # imports SimPy, which the fast engine does without
-
-        engine = twin
+        from simlib.serving import twin as engine  # imports SimPy
+    else:
+        from simlib.serving import engine  # imports Numba
     draws: dict[str, Any] = {"random_seed": config.random_seed, "replicate": replicate}
     if config.class_key is not None:
         draws["classes"] = _classes(config, config.class_key, replicate, len(requests))
@@ -97,13 +95,16 @@ def deployment_of(batching: BatchingMono | BatchingDisagg, latency: LatencyConfi
         If the catalog knows no such GPU or model, or the model does not fit.
     """
     if isinstance(batching, BatchingMono):
-        return Monolithic(
-            _pool_at("batching_mono.pool", batching.pool, latency), batching.first_token
+        return Deployment(
+            _pool_at("batching_mono.pool", batching.pool, latency),
+            first_token=batching.first_token,
+            front_end=batching.front_end,
         )
-    return Disaggregated(
-        prefill=_pool_at("batching_disagg.prefill", batching.prefill, latency),
-        decode=_pool_at("batching_disagg.decode", batching.decode, latency),
-        link=TransferLink(**batching.link.to_dict()),
+    return Deployment(
+        _pool_at("batching_disagg.prefill", batching.prefill, latency),
+        _pool_at("batching_disagg.decode", batching.decode, latency),
+        batching.link,
+        front_end=batching.front_end,
     )
 
 
@@ -125,31 +126,40 @@ def _pool_at(section: str, pool: ReplicaPool, latency: LatencyConfig) -> Pool:
 
 def _pool(pool: ReplicaPool, latency: LatencyConfig) -> Pool:
     table = TABLES / latency.table_name(pool) if latency.kind == "aiconfigurator" else None
-    if pool.kv_capacity_tokens is not None:
-        capacity = pool.kv_capacity_tokens
-    elif table is not None:
-        capacity = LatencyTable.read(table).kv_capacity_tokens
-    else:
-        model, gpu = catalog.model(latency.model), catalog.gpu(pool.gpu)
-        capacity = catalog.kv_capacity_tokens(
-            model, gpu, pool.tensor_parallel, precision=latency.precision
-        )
     return Pool(
-        latency=latency_model(
+        pool,
+        latency_model(
             latency.kind,
             model=latency.model,
             gpu=pool.gpu,
             tensor_parallel=pool.tensor_parallel,
             precision=latency.precision,
+            kv_cache_dtype=latency.kv_cache_dtype,
             table=table,
             step_overhead_s=latency.step_overhead_s,
             sequence_overhead_s=latency.sequence_overhead_s,
         ),
-        kv_capacity_tokens=capacity,
-        replicas=pool.replicas,
-        max_batch_tokens=pool.max_batch_tokens,
-        max_batch_size=pool.max_batch_size,
-        policy=pool.policy,
-        discipline=pool.discipline,
-        router=pool.router,
+        _capacity_blocks(pool, latency, table),
     )
+
+
+def _capacity_blocks(pool: ReplicaPool, latency: LatencyConfig, table: Path | None) -> int:
+    """Return the blocks of KV cache of a replica: as given, or what its memory leaves."""
+    if pool.num_gpu_blocks_override is not None:
+        return pool.num_gpu_blocks_override
+    if pool.kv_capacity_tokens is not None:
+        tokens = pool.kv_capacity_tokens
+    elif table is not None:
+        tokens = LatencyTable.read(table).kv_capacity_tokens
+    else:
+        tokens = catalog.kv_capacity_tokens(
+            catalog.model(latency.model),
+            catalog.gpu(pool.gpu),
+            pool.tensor_parallel,
+            precision=latency.precision,
+            kv_bytes=KV_BYTES[latency.kv_cache_dtype],
+        )
+    if tokens < pool.block_size:
+        allowed = f"enough GPUs for one block of {pool.block_size} tokens"
+        raise InvalidParameterError("tensor_parallel", pool.tensor_parallel, allowed)
+    return tokens // pool.block_size

@@ -1,143 +1,159 @@
-"""What is deployed: pools of replicas, and the link between a prefill and a decode pool."""
+"""What serves: a pool where requests enter, and, if it only prefills, one where they decode."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from simlib.core.batching import FrontEnd, LinkConfig, ReplicaPool
 from simlib.errors import InvalidParameterError
 from simlib.latency.protocol import LatencyModel
-from simlib.serving.router import ROUTERS, RouterName
-from simlib.serving.scheduler import Discipline, Policy
+from simlib.policies.disciplines import DISCIPLINES
+from simlib.policies.routers import ROUTERS
+from simlib.workload.requests import Requests
+from simlib.workload.streams import Stream, generator
 
 FirstToken = Literal["prefill", "decode"]
-LinkScope = Literal["per_replica", "shared"]
-Contention = Literal["fifo", "fair"]
-
-
-def _one_of(name: str, got: str, allowed: object) -> None:
-    values = get_args(allowed)
-    if got not in values:
-        raise InvalidParameterError(name, got, "one of " + ", ".join(values))
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Identical replicas behind one router."""
+    """A pool of the configuration, with what hardware and model make of it."""
 
+    settings: ReplicaPool
     latency: LatencyModel
-    kv_capacity_tokens: int
-    """KV cache of one replica in tokens; whole blocks of it are used, at least one."""
-    replicas: int = 1
-    max_batch_tokens: int = 8192
-    """Tokens of one iteration; at least `max_batch_size` with chunked prefill, as in vLLM."""
-    max_batch_size: int = 256
-    """Sequences of one iteration."""
-    block_tokens: int = 16
-    policy: Policy = "chunked_prefill"
-    discipline: Discipline = "fcfs"
-    router: RouterName = "round_robin"
+    capacity_blocks: int
+    """Blocks of KV cache of one replica."""
+
+    @classmethod
+    def of(cls, latency: LatencyModel, kv_capacity_tokens: int, **settings: Any) -> Pool:
+        """Return a pool of a given latency model and KV cache, whatever hardware has them.
+
+        Raises
+        ------
+        InvalidParameterError
+            As `ReplicaPool` does.
+        """
+        pool = ReplicaPool(kv_capacity_tokens=kv_capacity_tokens, **settings)
+        return cls(pool, latency, kv_capacity_tokens // pool.block_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The pools by their roles, and what lies before and between them.
+
+    Requests arrive at `entry`. With a `decode` pool, entry replicas only prefill, and KV caches
+    move over `link` to decode replicas, which emit every token. Without, entry replicas do both.
+    """
+
+    entry: Pool
+    decode: Pool | None = None
+    link: LinkConfig | None = None
+    first_token: FirstToken = "prefill"
+    """Without a decode pool: which iteration emits the first token."""
+    front_end: FrontEnd | None = None
 
     def __post_init__(self) -> None:
-        """Refuse pools that cannot serve."""
-        for name in ("replicas", "max_batch_tokens", "max_batch_size", "block_tokens"):
-            value = getattr(self, name)
-            if value < 1:
-                raise InvalidParameterError(name, value, ">= 1")
-        if self.capacity_blocks < 1:
+        """Refuse halves of a disaggregated deployment."""
+        if (self.decode is None) != (self.link is None):
+            raise InvalidParameterError("link", self.link, "given with a decode pool, and only so")
+        if self.decode is not None and self.decode.settings.discipline != "fcfs":
             raise InvalidParameterError(
-                "kv_capacity_tokens",
-                self.kv_capacity_tokens,
-                f"at least one block of {self.block_tokens} tokens",
-            )
-        _one_of("policy", self.policy, Policy)
-        _one_of("discipline", self.discipline, Discipline)
-        if self.router not in ROUTERS:
-            raise InvalidParameterError("router", self.router, "one of " + ", ".join(ROUTERS))
-        if self.policy == "chunked_prefill" and self.max_batch_tokens < self.max_batch_size:
-            raise InvalidParameterError(
-                "max_batch_tokens",
-                self.max_batch_tokens,
-                f">= max_batch_size ({self.max_batch_size}) with chunked_prefill",
+                "decode.discipline",
+                self.decode.settings.discipline,
+                "fcfs: KV caches come in order",
             )
 
     @property
-    def capacity_blocks(self) -> int:
-        """Whole blocks of one replica's KV cache."""
-        return int(self.kv_capacity_tokens) // self.block_tokens
+    def pools(self) -> tuple[Pool, ...]:
+        """The pools, the one where requests arrive first."""
+        return (self.entry,) if self.decode is None else (self.entry, self.decode)
 
+    @property
+    def prefill_emits(self) -> bool:
+        """Whether the iteration that ends a prefill emits the first token."""
+        return self.decode is None and self.first_token == "prefill"
 
-@dataclass(frozen=True, slots=True)
-class TransferLink:
-    """How KV caches move from prefill to decode replicas."""
+    def decode_steps(self, requests: Requests) -> NDArray[np.int64]:
+        """Return the decode steps of each request: its tokens that the prefill does not emit."""
+        return requests.output_tokens - int(self.prefill_emits)
 
-    bandwidth_bytes_per_s: float
-    base_latency_s: float = 0.0
-    """Seconds from the last byte sent to the transfer's end; does not occupy the link."""
-    scope: LinkScope = "per_replica"
-    """One link per prefill replica, or one link shared by all."""
-    contention: Contention = "fifo"
-    """One transfer at a time, or all at once with equal shares of the bandwidth."""
-    overlap_layers: int = 0
-    """Layers sent one by one while the prefill runs; 0 sends all after the prefill."""
+    def refused(self, requests: Requests) -> NDArray[np.bool_]:
+        """Return which requests can never fit, though alone on a replica.
 
-    def __post_init__(self) -> None:
-        """Refuse links that carry nothing."""
-        if not 0 < self.bandwidth_bytes_per_s < math.inf:
-            raise InvalidParameterError(
-                "bandwidth_bytes_per_s", self.bandwidth_bytes_per_s, "finite and > 0"
-            )
-        if not (self.base_latency_s >= 0 and math.isfinite(self.base_latency_s)):
-            raise InvalidParameterError("base_latency_s", self.base_latency_s, "finite and >= 0")
-        if self.overlap_layers < 0:
-            raise InvalidParameterError("overlap_layers", self.overlap_layers, ">= 0")
-        _one_of("scope", self.scope, LinkScope)
-        _one_of("contention", self.contention, Contention)
-
-    def exposed_bytes(self, total_bytes: float, prefill_s: float) -> float:
-        """Return the bytes left to send when a prefill that took `prefill_s` ends.
-
-        With layer-wise sending, layers leave while later ones are computed: what the link could
-        not carry in that time is left, and at least the last layer (Splitwise, ISCA 2024,
-        doi:10.1109/ISCA59077.2024.00019). Without it, everything is left.
+        A replica that decodes must hold prompt and decode steps, one that only prefills the prompt.
         """
-        if self.overlap_layers == 0:
-            return total_bytes
-        return max(
-            total_bytes / self.overlap_layers,
-            total_bytes - self.bandwidth_bytes_per_s * prefill_s,
-        )
+        prompt = requests.prompt_tokens
+        both = prompt + self.decode_steps(requests)
+        refused = np.zeros(len(requests), np.bool_)
+        for pool, tokens in zip(self.pools, (prompt, both)[-len(self.pools) :], strict=True):
+            refused |= -(-tokens // pool.settings.block_size) > pool.capacity_blocks
+        return refused
+
+    def routing_draws(
+        self, n: int, random_seed: int, replicate: int
+    ) -> list[list[NDArray[np.float64]]]:
+        """Return the columns of uniforms that each pool's router draws, entry pool first."""
+        rng = generator(random_seed, replicate, Stream.ROUTING)
+        return [
+            [rng.random(n) for _ in range(ROUTERS[pool.settings.router].draws)]
+            for pool in self.pools
+        ]
 
 
 @dataclass(frozen=True, slots=True)
-class Monolithic:
-    """One pool whose replicas do prefill and decode."""
+class Classes:
+    """What the disciplines that look at classes sort by; columns of one value per request."""
 
-    pool: Pool
-    first_token: FirstToken = "prefill"
-    """Which iteration emits the first token: the prefill's last, as vLLM does, leaving
-    ``output_tokens - 1`` decode steps; or a decode step, as in the token-rate model."""
+    ttft_slo_s: NDArray[np.float64] | None = None
+    """Seconds from arrival to the TTFT deadline."""
+    priority: NDArray[np.int64] | None = None
+    """Priority class, the smallest served first."""
 
-    def __post_init__(self) -> None:
-        """Refuse unknown names."""
-        _one_of("first_token", self.first_token, FirstToken)
+    def columns(
+        self, deployment: Deployment, n: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return both columns of `n` requests, zeros where there is none.
 
-
-@dataclass(frozen=True, slots=True)
-class Disaggregated:
-    """A prefill pool and a decode pool; the decode side emits every token, the first included."""
-
-    prefill: Pool
-    decode: Pool
-    link: TransferLink
-
-    def __post_init__(self) -> None:
-        """Refuse what the decode pool does not know."""
-        if self.decode.discipline != "fcfs":
-            raise InvalidParameterError(
-                "decode.discipline", self.decode.discipline, "fcfs: KV caches come in order"
-            )
+        Raises
+        ------
+        InvalidParameterError
+            If the entry pool's discipline needs one that is missing or of another length.
+        """
+        key = DISCIPLINES[deployment.entry.settings.discipline].class_key
+        if key is not None and (getattr(self, key) is None or len(getattr(self, key)) != n):
+            raise InvalidParameterError(key, getattr(self, key), f"a column of {n} values")
+        slo_s = np.zeros(n) if self.ttft_slo_s is None else np.asarray(self.ttft_slo_s, np.float64)
+        priority = np.zeros(n) if self.priority is None else self.priority
+        return slo_s, np.asarray(priority, np.int64)
 
 
-Deployment = Monolithic | Disaggregated
+def monolithic(
+    pool: Pool, first_token: FirstToken = "prefill", front_end: FrontEnd | None = None
+) -> Deployment:
+    """Return a deployment whose replicas do prefill and decode."""
+    return Deployment(pool, first_token=first_token, front_end=front_end)
+
+
+def disaggregated(
+    prefill: Pool, decode: Pool, link: LinkConfig, front_end: FrontEnd | None = None
+) -> Deployment:
+    """Return a deployment of a prefill pool, a decode pool, and the link between them."""
+    return Deployment(prefill, decode, link, front_end=front_end)
+
+
+def exposed_bytes(
+    total_bytes: float, prefill_s: float, overlap_layers: int, bandwidth_bytes_per_s: float
+) -> float:
+    """Return the bytes left to send when a prefill that took `prefill_s` ends.
+
+    With layer-wise sending, layers leave while later ones are computed: what the link could
+    not carry in that time is left, and at least the last layer (Splitwise, ISCA 2024,
+    doi:10.1109/ISCA59077.2024.00019). Without it (0 layers), everything is left.
+    """
+    if overlap_layers == 0:
+        return total_bytes
+    return max(total_bytes / overlap_layers, total_bytes - bandwidth_bytes_per_s * prefill_s)

@@ -1,7 +1,7 @@
 """Continuous batching iteration by iteration in SimPy: the readable statement of the model.
 
 Slow on purpose: nothing is jumped, every sequence counts its own tokens and blocks. The order of
-events at one time is the one of `simlib.serving.events`, kept by SimPy event priorities.
+events at one time is the one of `simlib.serving.kernel`, kept by SimPy event priorities.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import simpy
 from numpy.typing import NDArray
 
 from simlib.core.records import RequestRecords, Status, records_of
-from simlib.serving.deployment import Deployment, Disaggregated, Monolithic
-from simlib.serving.dispatch import Classes, entry_keys, pools_of, routing_draws
-from simlib.serving.kv_cache import blocks_of
-from simlib.serving.router import ROUTERS
+from simlib.policies.disciplines import DISCIPLINES, RequestView
+from simlib.policies.routers import ROUTERS, PoolView
+from simlib.serving.deployment import Classes, Deployment
 from simlib.serving.twin_parts import (
     ARRIVAL,
     DECODE_END,
     PREFILL_END,
     Batch,
     Link,
+    Reading,
     Sequence,
     Server,
     after,
@@ -41,51 +41,40 @@ class Twin:
     ) -> None:
         self.env = simpy.Environment()
         self.deployment = deployment
-        self.apart = isinstance(deployment, Disaggregated)
-        pools = pools_of(deployment)
-        keys = entry_keys(requests, pools[0], classes)
+        slo_s, priority = classes.columns(deployment, len(requests))
+        refused = deployment.refused(requests)
         self.sequences = [
             Sequence(
                 number,
                 int(requests.prompt_tokens[number]),
                 int(requests.output_tokens[number]),
-                (keys[number], number),
-                float(requests.arrival_s[number]),
+                fits=not refused[number],
+                ttft_slo_s=float(slo_s[number]),
+                priority=int(priority[number]),
+                arrival_s=float(requests.arrival_s[number]),
             )
             for number in range(len(requests))
         ]
-        self.draws = routing_draws(len(requests), deployment, random_seed, replicate)
-        self.routed = [0, 0]
-        self.entered = 0
-        self.pools = pools
+        self.draws = deployment.routing_draws(len(requests), random_seed, replicate)
+        self.turns = [0 for _ in deployment.pools]
         self.servers = [
-            [Server(self.env, pool, index, rank) for index in range(pool.replicas)]
-            for pool, rank in zip(pools, (PREFILL_END, DECODE_END), strict=False)
+            [Server(self.env, pool, index, rank) for index in range(pool.settings.replicas)]
+            for pool, rank in zip(deployment.pools, (PREFILL_END, DECODE_END), strict=False)
         ]
-        for server in self.servers[0]:
-            server.on_iteration.append(self.end_prefills if self.apart else self.end_mixed)
-        if isinstance(deployment, Disaggregated):
-            for server in self.servers[1]:
-                server.on_iteration.append(self.end_mixed)
-            count = pools[0].replicas if deployment.link.scope == "per_replica" else 1
+        for server in self.servers[-1]:
+            server.on_iteration.append(self.end_mixed)
+        if deployment.link is not None:
+            for server in self.servers[0]:
+                server.on_iteration.append(self.end_prefills)
+            shared = deployment.link.scope == "shared"
+            count = 1 if shared else len(self.servers[0])
             self.links = [Link(self.env, deployment.link, index) for index in range(count)]
+        front_end = deployment.front_end
+        self.reading = None if front_end is None else Reading(self.env, front_end)
         self.closed = False
         self.upcoming = iter(self.sequences)
 
     # -- arrivals
-
-    def fits(self, seq: Sequence) -> bool:
-        """Return whether a request fits alone where it has to run."""
-        if isinstance(self.deployment, Disaggregated):
-            prefill, decode = self.deployment.prefill, self.deployment.decode
-            return (
-                blocks_of(seq.prompt, prefill.block_tokens) <= prefill.capacity_blocks
-                and blocks_of(seq.prompt + seq.output, decode.block_tokens)
-                <= decode.capacity_blocks
-            )
-        pool = self.deployment.pool
-        held = seq.prompt + seq.output - (self.deployment.first_token == "prefill")
-        return blocks_of(held, pool.block_tokens) <= pool.capacity_blocks
 
     def send_all(self) -> None:
         """Let requests arrive at their times, all planned at time 0."""
@@ -99,48 +88,58 @@ class Twin:
         event.callbacks.append(lambda _event: self.arrive(seq))
 
     def arrive(self, seq: Sequence) -> None:
-        """Reject or route a request."""
-        if not self.fits(seq):
+        """Reject a request, or hand it to the front end, if there is one, or to the router."""
+        if not seq.fits:
             seq.status = Status.REJECTED
-            return
-        tokens = seq.prompt + (0 if self.apart else self.decode_steps(seq))
-        seq.prefill_replica = self.route(0, seq, tokens)
-        server = self.servers[0][seq.prefill_replica]
-        server.waiting.append(seq)
+        elif self.reading is not None:
+            self.env.process(self.reading.read(seq, self.route_to_entry))
+        else:
+            self.route_to_entry(seq)
+
+    def route_to_entry(self, seq: Sequence) -> None:
+        """Choose the replica where a request is prefilled."""
+        seq.routed_s = self.env.now
+        steps = 0 if self.deployment.decode is not None else self.decode_steps(seq)
+        server = self.route(0, seq, seq.prompt + steps)
+        seq.prefill_replica = server.index
         server.notify()
 
     def next_closed(self) -> None:
         """Let the next request that fits arrive now."""
         for seq in self.upcoming:
             seq.arrival_s = self.env.now
-            if self.pools[0].discipline == "edf":
-                seq.key = (seq.key[0] + self.env.now, seq.number)
-            if self.fits(seq):
+            if seq.fits:
                 self.plan_arrival(seq, 0.0)
                 return
             seq.status = Status.REJECTED
 
     def decode_steps(self, seq: Sequence) -> int:
         """Return the decode steps of a request."""
-        emits = isinstance(self.deployment, Monolithic) and self.deployment.first_token == "prefill"
-        return seq.output - emits
+        return seq.output - self.deployment.prefill_emits
 
-    def route(self, stage: int, seq: Sequence, tokens: int) -> int:
-        """Choose a replica of a pool."""
-        pool = self.pools[stage]
-        u, v = (column[seq.number] if column else 0.0 for column in self.draws[stage])
+    def route(self, stage: int, seq: Sequence, tokens: int) -> Server:
+        """Choose a replica of a pool, and put the request in its queue."""
+        settings = self.deployment.pools[stage].settings
         servers = self.servers[stage]
-        at = ROUTERS[pool.router](
-            self.routed[stage],
+        u, v = [*(float(column[seq.number]) for column in self.draws[stage]), 0.0, 0.0][:2]
+        outstanding = [[other.route_tokens for other in server.in_flight] for server in servers]
+        view = PoolView(
+            self.turns[stage],
             u,
             v,
-            [len(server.in_flight) for server in servers],
-            [sum(other.route_tokens for other in server.in_flight) for server in servers],
+            np.array([len(tokens) for tokens in outstanding]),
+            np.array([sum(tokens) for tokens in outstanding]),
         )
-        self.routed[stage] += 1
+        place = RequestView(
+            self.turns[stage], seq.arrival_s, seq.prompt, seq.ttft_slo_s, seq.priority
+        )
+        server = servers[ROUTERS[settings.router].choose(view)]
+        seq.key = (DISCIPLINES[settings.discipline].key(place), seq.number)
+        self.turns[stage] += 1
         seq.route_tokens = tokens
-        servers[at].in_flight.append(seq)
-        return at
+        server.in_flight.append(seq)
+        server.waiting.append(seq)
+        return server
 
     # -- iteration ends
 
@@ -154,12 +153,11 @@ class Twin:
                 continue
             if np.isnan(seq.prefill_end_s):
                 seq.prefill_end_s = self.env.now
-                if isinstance(self.deployment, Monolithic):
-                    seq.decode_replica = seq.prefill_replica
-                    seq.transfer_start_s = seq.transfer_end_s = self.env.now
-                    if self.deployment.first_token == "prefill":
-                        seq.decode_start_s = self.env.now
-                        server.emit(seq)
+                seq.decode_replica = seq.prefill_replica
+                seq.transfer_start_s = seq.transfer_end_s = self.env.now
+                if self.deployment.prefill_emits:
+                    seq.decode_start_s = self.env.now
+                    server.emit(seq)
             if seq.emitted == seq.output:
                 self.finish(server, seq)
         self.reserve(server)
@@ -181,15 +179,12 @@ class Twin:
             seq.prefill_end_s = self.env.now
             server.running.remove(seq)
             server.in_flight.remove(seq)
-            here = Sequence(seq.number, seq.prompt, seq.output, seq.key, blocks=seq.blocks)
+            here = Sequence(seq.number, seq.prompt, seq.output, blocks=seq.blocks)
             server.elsewhere.append(here)
-            seq.decode_replica = self.route(1, seq, seq.prompt + seq.output)
-            seq.key = (float(self.entered), seq.number)
-            self.entered += 1
             seq.blocks = 0
             seq.arrived_here = False
-            target = self.servers[1][seq.decode_replica]
-            target.waiting.append(seq)
+            target = self.route(1, seq, seq.prompt + seq.output)
+            seq.decode_replica = target.index
             self.reserve(target)
 
     # -- transfers
@@ -204,11 +199,7 @@ class Twin:
             server.waiting.remove(seq)
             server.elsewhere.append(seq)
             seq.blocks = blocks
-            assert isinstance(self.deployment, Disaggregated)
-            size = self.deployment.link.exposed_bytes(
-                self.deployment.prefill.latency.kv_bytes_per_token * seq.prompt,
-                seq.prefill_end_s - seq.prefill_start_s,
-            )
+            size = self.deployment.entry.latency.kv_bytes_per_token * seq.prompt
             link = self.links[seq.prefill_replica if len(self.links) > 1 else 0]
             link.send(seq, size, self.end_transfer)
 
@@ -227,6 +218,7 @@ class Twin:
     def records(self, requests: Requests) -> RequestRecords:
         """Return what happened, as columns."""
         kinds: dict[str, type[np.generic]] = {
+            "routed_s": np.float64,
             "prefill_start_s": np.float64,
             "prefill_end_s": np.float64,
             "transfer_start_s": np.float64,
@@ -261,7 +253,7 @@ def simulate(
     replicate: int = 0,
     classes: Classes | None = None,
 ) -> RequestRecords:
-    """Simulate as `simlib.serving.cluster.simulate` does, one iteration after the other."""
+    """Simulate as `simlib.serving.engine.simulate` does, one iteration after the other."""
     twin = Twin(requests, deployment, random_seed, replicate, classes or Classes())
     twin.send_all()
     twin.env.run()
@@ -278,7 +270,7 @@ def simulate_closed_loop(
     replicate: int = 0,
     classes: Classes | None = None,
 ) -> RequestRecords:
-    """Simulate as `simlib.serving.cluster.simulate_closed_loop` does, step by step."""
+    """Simulate as `simlib.serving.engine.simulate_closed_loop` does, step by step."""
     requests = Requests(np.zeros(len(prompt_tokens)), prompt_tokens, output_tokens)
     twin = Twin(requests, deployment, random_seed, replicate, classes or Classes())
     twin.closed = True

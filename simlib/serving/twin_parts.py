@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import simpy
 
+from simlib.core.batching import FrontEnd, LinkConfig
 from simlib.core.records import Status
-from simlib.serving.deployment import Pool, TransferLink
-from simlib.serving.kv_cache import blocks_of
-from simlib.serving.link import TOGETHER_BYTES
+from simlib.policies.batching import BATCH_POLICIES
+from simlib.serving.deployment import Pool, exposed_bytes
 
 Process = Generator[simpy.Event, Any, None]
 _PHASE = 1 << 40
-DECODE_END, PREFILL_END, LINK, TRANSFER_END, ARRIVAL, START = (
-    phase * _PHASE for phase in range(2, 8)
+DECODE_END, PREFILL_END, LINK, TRANSFER_END, READ, ARRIVAL, START = (
+    phase * _PHASE for phase in range(2, 9)
 )
+TOGETHER_BYTES = 1e-6
+"""Transfers on a fair link that are this close to their last byte end together."""
 
 
 def after(env: simpy.Environment, delay_s: float, rank: int) -> simpy.Event:
@@ -38,8 +40,14 @@ class Sequence:
     number: int
     prompt: int
     output: int
-    key: tuple[float, int]
+    fits: bool = True
+    """Whether it fits, alone, where it has to run."""
+    ttft_slo_s: float = 0.0
+    priority: int = 0
+    key: tuple[float, int] = (nan, 0)
+    """What the queue that it is in sorts by."""
     arrival_s: float = nan
+    routed_s: float = nan
     prefill_start_s: float = nan
     prefill_end_s: float = nan
     transfer_start_s: float = nan
@@ -85,6 +93,8 @@ class Server:
     def __init__(self, env: simpy.Environment, pool: Pool, index: int, rank: int) -> None:
         self.env = env
         self.pool = pool
+        self.settings = pool.settings
+        self.policy = BATCH_POLICIES[pool.settings.policy]
         self.index = index
         self.end_rank = rank + index
         self.waiting: list[Sequence] = []
@@ -109,7 +119,7 @@ class Server:
 
     def blocks(self, tokens: int) -> int:
         """Return the blocks for `tokens` tokens."""
-        return blocks_of(tokens, self.pool.block_tokens)
+        return -(-tokens // self.settings.block_size)
 
     def notify(self) -> None:
         """Wake an idle server."""
@@ -141,17 +151,15 @@ class Server:
     def schedule(self) -> Batch:
         """Form the next batch; again if preemption left nobody to run."""
         while True:
-            while self.ready and len(self.running) < self.pool.max_batch_size:
+            while self.ready and len(self.running) < self.settings.max_batch_size:
                 self.running.append(self.ready.pop(0))
             batch = Batch()
             preempted = False
-            if self.pool.policy == "prefill_first":
-                self.admit_whole(batch)
-                if not batch.chunks:
-                    preempted = self.decode(batch)
-            else:
+            if self.policy.mixes:
                 preempted = self.decode(batch)
-                self.chunk(batch, admit=not preempted)
+            self.prefill(batch, admit=not preempted)
+            if not self.policy.mixes and not batch.chunks:
+                preempted = self.decode(batch)
             if batch.chunks or batch.decodes or not preempted:
                 return batch
 
@@ -184,7 +192,7 @@ class Server:
 
     def next_waiting(self) -> Sequence | None:
         """Return the first waiting sequence if it may run and its blocks fit."""
-        if not self.waiting or len(self.running) >= self.pool.max_batch_size:
+        if not self.waiting or len(self.running) >= self.settings.max_batch_size:
             return None
         seq = min(self.waiting, key=lambda seq: seq.key)
         if not seq.arrived_here or self.blocks(seq.context) > self.free_blocks():
@@ -199,29 +207,25 @@ class Server:
         if np.isnan(seq.prefill_start_s):
             seq.prefill_start_s = self.env.now
 
-    def chunk(self, batch: Batch, *, admit: bool) -> None:
-        """Fill what is left of the token budget with chunks of prompts."""
-        budget = self.pool.max_batch_tokens - len(batch.decodes)
+    def prefill(self, batch: Batch, *, admit: bool) -> None:
+        """Fill what is left of the token budget with prompts, or chunks of them."""
+        budget = self.settings.max_batch_tokens - len(batch.decodes)
         for seq in self.running:
-            if seq.computed < seq.context and budget > 0:
-                new = min(seq.context - seq.computed, budget)
-                batch.chunks.append((seq, new))
-                budget -= new
-        while admit and budget > 0 and (head := self.next_waiting()) is not None:
+            if seq.computed < seq.context:
+                new = self.policy.chunk(seq.context - seq.computed, budget, not batch.chunks)
+                if new:
+                    batch.chunks.append((seq, new))
+                    budget -= new
+        while admit and all(seq.computed + new == seq.context for seq, new in batch.chunks):
+            head = self.next_waiting()
+            if head is None:
+                return
+            new = self.policy.chunk(head.context, budget, not batch.chunks)
+            if not new:
+                return
             self.admit(head)
-            new = min(head.context, budget)
             batch.chunks.append((head, new))
             budget -= new
-
-    def admit_whole(self, batch: Batch) -> None:
-        """Take whole prompts up to the token budget, the first one in any case."""
-        budget = self.pool.max_batch_tokens
-        while (head := self.next_waiting()) is not None:
-            if batch.chunks and head.context > budget:
-                break
-            self.admit(head)
-            batch.chunks.append((head, head.context))
-            budget -= head.context
 
     # -- what an iteration did
 
@@ -249,10 +253,27 @@ class Server:
         seq.blocks = 0
 
 
+class Reading:
+    """The front end: workers that read requests first come, first served."""
+
+    def __init__(self, env: simpy.Environment, config: FrontEnd) -> None:
+        self.env = env
+        self.config = config
+        self.workers = simpy.Resource(env, capacity=config.workers)
+
+    def read(self, seq: Sequence, done: Callable[[Sequence], None]) -> Process:
+        """Wait for a worker, let it read, go on."""
+        with self.workers.request() as turn:
+            yield turn
+            seconds = self.config.request_s + self.config.token_s * seq.prompt
+            yield after(self.env, seconds, READ + seq.number)
+        done(seq)
+
+
 class Link:
     """A link from prefill to decode replicas."""
 
-    def __init__(self, env: simpy.Environment, config: TransferLink, index: int) -> None:
+    def __init__(self, env: simpy.Environment, config: LinkConfig, index: int) -> None:
         self.env = env
         self.config = config
         self.index = index
@@ -262,7 +283,10 @@ class Link:
         self.changes = 0
 
     def send(self, seq: Sequence, size: float, done: Callable[[Sequence], None]) -> None:
-        """Begin a transfer; `done` is called at its end."""
+        """Begin a transfer of what was not sent during the prefill; `done` is called at its end."""
+        took_s = seq.prefill_end_s - seq.prefill_start_s
+        config = self.config
+        size = exposed_bytes(size, took_s, config.overlap_layers, config.bandwidth_bytes_per_s)
         if self.config.contention == "fair":
             self.drain()
             self.active[seq] = size

@@ -10,9 +10,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from simlib.core.batching import FrontEnd
+from simlib.core.records import ttft_parts
 from simlib.latency.models import latency_model
-from simlib.serving.cluster import simulate_closed_loop
-from simlib.serving.deployment import Monolithic, Pool
+from simlib.serving.deployment import Pool, monolithic
+from simlib.serving.engine import simulate_closed_loop
 
 REPO = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SIMLIB_SHARED_DATA", REPO.parent / "shared" / "data"))
@@ -98,54 +100,53 @@ def test_batch_size_and_lengths_of_the_benchmark_matter_as_the_validation_says()
 
 def pool(capacity: int = 10**6, max_batch_tokens: int = 8192) -> Pool:
     latency = latency_model("roofline", model="llama-3.1-8b", gpu="h100_sxm", step_overhead_s=1e-3)
-    return Pool(
+    return Pool.of(
         latency, kv_capacity_tokens=capacity, max_batch_tokens=max_batch_tokens, max_batch_size=64
     )
 
 
+def closed_loop(prompt, output, concurrency, one, request_s=None, token_s=0.0):
+    front_end = request_s is not None and FrontEnd(request_s=request_s, token_s=token_s)
+    deployment = monolithic(one, front_end=front_end or None)
+    return simulate_closed_loop(prompt, output, concurrency, deployment)
+
+
 @pytest.mark.parametrize("capacity", [20_000, 10**6])
-def test_without_front_end_the_closed_loop_is_that_of_the_engine(capacity):
-    validate = benchmark()
+def test_a_front_end_that_takes_no_time_changes_nothing(capacity):
     draw = np.random.default_rng(1)
     prompt, output = draw.integers(500, 3000, 300), draw.integers(50, 400, 300)
     tight = pool(capacity, max_batch_tokens=4096)
-    ours = validate.closed_loop(prompt, output, 16, tight, validate.FrontEnd(0.0, 0.0))
-    engine = simulate_closed_loop(prompt, output, 16, Monolithic(tight))
-    np.testing.assert_array_equal(ours.arrival_s, engine.arrival_s)
-    np.testing.assert_array_equal(ours.first_token_s, engine.first_token_s)
-    np.testing.assert_array_equal(ours.finish_s, engine.finish_s)
-    assert (engine.preemptions.sum() > 0) == (capacity == 20_000)
+    without = closed_loop(prompt, output, 16, tight)
+    behind = closed_loop(prompt, output, 16, tight, 0.0)
+    for name, column in without.columns().items():
+        np.testing.assert_array_equal(column, getattr(behind, name), err_msg=name)
+    assert (without.preemptions.sum() > 0) == (capacity == 20_000)
 
 
 def test_front_end_delays_a_lone_request_by_its_service_time():
-    validate = benchmark()
     prompt, output = np.array([1000, 200, 3000]), np.array([20, 30, 40])
     ttft = [
         (records.first_token_s - records.arrival_s)
         for records in (
-            validate.closed_loop(prompt, output, 1, pool(), validate.FrontEnd(0.0, 0.0)),
-            validate.closed_loop(prompt, output, 1, pool(), validate.FrontEnd(0.02, 1e-5)),
+            closed_loop(prompt, output, 1, pool()),
+            closed_loop(prompt, output, 1, pool(), 0.02, 1e-5),
         )
     ]
     np.testing.assert_allclose(ttft[1] - ttft[0], 0.02 + 1e-5 * prompt, rtol=1e-9)
 
 
 def test_front_end_takes_requests_one_after_the_other():
-    validate = benchmark()
     prompt, output = np.full(8, 100), np.full(8, 5)
-    slow = validate.FrontEnd(1.0, 0.0)
-    records = validate.closed_loop(prompt, output, 8, pool(), slow)
+    records = closed_loop(prompt, output, 8, pool(), 1.0)
+    np.testing.assert_allclose(records.routed_s, np.arange(1.0, 9.0), rtol=1e-12)
     np.testing.assert_allclose(records.prefill_start_s, np.arange(1.0, 9.0), rtol=1e-12)
+    np.testing.assert_array_equal(ttft_parts(records)["front_end_s"], records.routed_s)
 
 
 def test_requests_of_one_length_miss_the_next_iteration_while_they_are_read():
     """Two that end together are prefilled together at once, or one waits for the other."""
-    validate = benchmark()
     prompt, output = np.full(200, 4096), np.full(200, 64)
-    at_once, read = (
-        validate.closed_loop(prompt, output, 8, pool(), validate.FrontEnd(request_s, 0.0))
-        for request_s in (0.0, 2e-3)
-    )
+    at_once, read = (closed_loop(prompt, output, 8, pool(), request_s) for request_s in (0.0, 2e-3))
     extra_s = (read.first_token_s - read.arrival_s).mean()
     extra_s -= (at_once.first_token_s - at_once.arrival_s).mean()
     assert extra_s > 10 * 2e-3  # far beyond the time of reading itself

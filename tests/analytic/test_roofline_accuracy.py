@@ -12,7 +12,7 @@ import pytest
 from simlib.latency import catalog
 from simlib.latency.affine import AffineLatency
 from simlib.latency.roofline import RooflineLatency
-from simlib.serving.transfer import fit_transfer
+from tests.analytic.transfer_fit import fit_transfer
 
 REPO = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SIMLIB_SHARED_DATA", REPO.parent / "shared" / "data"))

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from simlib.latency.linear import LinearLatency
-from simlib.serving.cluster import simulate, simulate_closed_loop
-from simlib.serving.deployment import Disaggregated, Monolithic, Pool, TransferLink
+from simlib.serving.deployment import Pool, disaggregated, monolithic
+from simlib.serving.engine import simulate, simulate_closed_loop
 from simlib.serving.timeline import Timeline
 from simlib.stats.intervals import mean_interval
 from simlib.stats.queueing import md1_mean_wait_s, mg1_mean_wait_s
 from simlib.workload.requests import Requests
+from tests.serving import a_link
 
 ROOM = 10_000_000
-FAST_LINK = TransferLink(1e12)
+FAST_LINK = a_link(1e12)
 
 
 def poisson(rate_per_s, prompt, output, seed):
@@ -22,11 +23,11 @@ def poisson(rate_per_s, prompt, output, seed):
 
 
 def one_at_a_time(latency):
-    return Pool(latency, ROOM, max_batch_size=1, max_batch_tokens=100_000)
+    return Pool.of(latency, ROOM, max_batch_size=1, max_batch_tokens=100_000)
 
 
 def apart(prefill, decode=None):
-    return Disaggregated(prefill, decode or Pool(LinearLatency(1e-6), ROOM), FAST_LINK)
+    return disaggregated(prefill, decode or Pool.of(LinearLatency(1e-6), ROOM), FAST_LINK)
 
 
 def mean_waits(rate_per_s, deployment, prompts_of, replicates=12, n=15_000):
@@ -66,8 +67,8 @@ def test_a_request_alone_takes_the_sum_of_its_iterations():
     """Prefill, transfer, decode: each in closed form, the decode as an arithmetic series."""
     latency = LinearLatency(0.01, 1e-4, 2e-8, 3e-5, 4e-7, kv_bytes_per_token=1_000.0)
     prompt, output = 700, 50
-    deployment = Disaggregated(
-        Pool(latency, ROOM, max_batch_tokens=512), Pool(latency, ROOM), TransferLink(1e8, 0.002)
+    deployment = disaggregated(
+        Pool.of(latency, ROOM, max_batch_tokens=512), Pool.of(latency, ROOM), a_link(1e8, 0.002)
     )
     records = simulate(Requests(np.zeros(1), np.array([prompt]), np.array([output])), deployment)
     prefill_s = 2 * 0.01 + 1e-4 * prompt + 2e-8 * prompt * (prompt + 1) / 2
@@ -85,9 +86,9 @@ def test_decode_pool_without_queueing_takes_the_same_time_for_all():
     n, step_s = 3_000, 0.02
     rng = np.random.default_rng(3)
     output = rng.integers(1, 200, n)
-    deployment = Disaggregated(
-        Pool(LinearLatency(1e-4), ROOM),
-        Pool(LinearLatency(step_s), ROOM, max_batch_size=8_192),
+    deployment = disaggregated(
+        Pool.of(LinearLatency(1e-4), ROOM),
+        Pool.of(LinearLatency(step_s), ROOM, max_batch_size=8_192),
         FAST_LINK,
     )
     records = simulate(poisson(40.0, np.ones(n, np.int64), output, 4), deployment)
@@ -107,7 +108,7 @@ def test_littles_law_holds_for_the_decode_batch():
     n = 4_000
     rng = np.random.default_rng(5)
     latency = LinearLatency(0.01, 5e-5, 0.0, 1e-5, 1e-7)
-    deployment = Monolithic(Pool(latency, ROOM, replicas=2, max_batch_tokens=512))
+    deployment = monolithic(Pool.of(latency, ROOM, replicas=2, max_batch_tokens=512))
     timeline = Timeline()
     requests = poisson(8.0, rng.integers(1, 2_000, n), rng.integers(1, 300, n), 6)
     records = simulate(requests, deployment, timeline=timeline)
@@ -125,8 +126,8 @@ def test_a_saturated_replica_completes_batch_over_length_requests_a_step():
     """Prompts of one token: a place in the batch is held for output_tokens iterations."""
     step_s, batch, output = 0.25, 8, 16
     n = 20 * batch
-    deployment = Monolithic(
-        Pool(LinearLatency(step_s), ROOM, max_batch_size=batch, max_batch_tokens=1_000)
+    deployment = monolithic(
+        Pool.of(LinearLatency(step_s), ROOM, max_batch_size=batch, max_batch_tokens=1_000)
     )
     records = simulate_closed_loop(np.ones(n, np.int64), np.full(n, output), 64, deployment)
     assert records.finish_s.max() == pytest.approx(n / batch * output * step_s, rel=1e-12)
@@ -146,9 +147,9 @@ def test_beyond_capacity_the_queue_grows_at_the_excess_rate():
 def test_kv_cache_bounds_concurrency():
     """Room for four sequences: throughput is that of a batch of four, whatever the batch size."""
     step_s, output, n = 0.5, 8, 80
-    tight = Pool(LinearLatency(step_s), 4 * 16, max_batch_size=64, max_batch_tokens=64)
+    tight = Pool.of(LinearLatency(step_s), 4 * 16, max_batch_size=64, max_batch_tokens=64)
     records = simulate_closed_loop(
-        np.full(n, 8), np.full(n, output), 64, Monolithic(tight)
+        np.full(n, 8), np.full(n, output), 64, monolithic(tight)
     )  # 8 + 7 tokens fit one block
     assert records.finish_s.max() == pytest.approx(n / 4 * output * step_s, rel=1e-12)
     assert records.preemptions.sum() == 0

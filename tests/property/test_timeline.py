@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,16 +9,17 @@ from hypothesis import strategies as st
 
 from simlib.latency.linear import LinearLatency
 from simlib.serving import twin as stepwise
-from simlib.serving.cluster import simulate
-from simlib.serving.deployment import Monolithic
-from simlib.serving.dispatch import Classes, pools_of
+from simlib.serving.deployment import Classes, Pool, monolithic
+from simlib.serving.engine import simulate
 from simlib.serving.timeline import Timeline
 from simlib.study.measurement.occupation import Level
 from tests.property.test_serving_twin import (
+    classes_of,
     deployments,
     exact_gaps,
     exact_latencies,
     pools,
+    real_latencies,
     workloads,
 )
 
@@ -64,11 +63,11 @@ def test_blocks_held_over_time_are_those_of_the_twin(data):
     timeline = Timeline()
     simulate(requests, deployment, timeline=timeline)
     _, times, blocks = observed(requests, deployment)
-    own = pools_of(deployment)
+    own = deployment.pools
     result = timeline.run([pool.capacity_blocks for pool in own])
     column = 0
     for number, pool in enumerate(own):
-        for replica in range(pool.replicas):
+        for replica in range(pool.settings.replicas):
             level = Level.of_replica(result, number, replica)
             exact = np.sum(blocks[:-1, column] * np.diff(times))
             jumps = result.jumps.select(
@@ -91,15 +90,36 @@ def test_blocks_held_over_time_are_those_of_the_twin(data):
 def test_blocks_of_one_token_grow_evenly_so_their_integral_is_exact(data):
     requests = data.draw(workloads(exact_gaps))
     pool = data.draw(pools(st.just(LinearLatency(0.25)), disciplines=("fcfs", "sjf")))
-    deployment = Monolithic(replace(pool, block_tokens=1), "prefill")
+    blocks_of_one = pool.settings.model_copy(update={"block_size": 1})
+    pool = Pool(blocks_of_one, pool.latency, pool.settings.kv_capacity_tokens)
+    deployment = monolithic(pool, "prefill")
     timeline = Timeline()
     simulate(requests, deployment, timeline=timeline)
     _, times, blocks = observed(requests, deployment)
     result = timeline.run([pool.capacity_blocks])
     edges = np.linspace(0.0, times[-1], 8)
-    for replica in range(pool.replicas):
+    for replica in range(pool.settings.replicas):
         held = np.append(0.0, np.cumsum(blocks[:-1, replica] * np.diff(times)))
         level = Level.of_replica(result, 0, replica)
         whole = level.integrals(edges[[0, -1]])
         assert whole[0] == pytest.approx(held[-1], rel=1e-12)
         assert level.integrals(edges).sum() == pytest.approx(whole[0], rel=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_gaps_of_every_latency_formula_are_those_of_the_twin(data):
+    """Tables are linear in pieces, so a jump may hold several runs of gaps."""
+    gaps = st.floats(1e-6, 0.1).map(lambda gap: gap * 0.5772156649015329)
+    requests = data.draw(workloads(gaps))
+    deployment = data.draw(deployments(real_latencies(), ("fifo",), token_bytes=2.0**18))
+    classes = data.draw(classes_of(len(requests)))
+    timeline = Timeline()
+    simulate(requests, deployment, classes=classes, timeline=timeline)
+    run = stepwise.Twin(requests, deployment, 0, 0, classes)
+    run.send_all()
+    run.env.run()
+    wanted = [gap for seq in run.sequences for gap in np.diff(seq.token_s)]
+    values, weights = timeline.itl_s()
+    found = np.sort(np.repeat(values, weights))
+    np.testing.assert_allclose(found, np.sort(wanted), rtol=1e-9, atol=1e-9)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simlib.core.batching import BLOCK_TOKENS
 from simlib.core.config import SimConfig
 from simlib.errors import InvalidParameterError
 from simlib.serving.assemble import deployment_of
-from simlib.serving.deployment import Disaggregated, Monolithic, Pool
+from simlib.study.plan.grid import point_id
 
+KNOWN_ID = "67a50214f474c233"
 NAN, INF = float("nan"), float("inf")
 
 
@@ -114,10 +112,6 @@ def test_a_key_that_is_given_leaves_the_defaults_of_the_others(key):
         **default,
         key: value,
     }
-
-
-def test_a_block_is_that_of_the_engines_pools():
-    assert inspect.signature(Pool).parameters["block_tokens"].default == BLOCK_TOKENS
 
 
 # ------------------------------------------------------------------ refusals
@@ -233,24 +227,67 @@ def test_a_deployment_has_the_values_of_its_configuration():
     }
     read = config(batching_mono={"pool": pool, "first_token": "decode"})
     deployed = deployment_of(read.batching, read.latency)
-    assert isinstance(deployed, Monolithic)
+    assert deployed.decode is None
     assert deployed.first_token == "decode"
+    assert deployed.entry.settings == read.batching_mono.pool
     for key, value in pool.items():
-        assert getattr(deployed.pool, key) == value
+        assert getattr(deployed.entry.settings, key) == value
 
 
 def test_a_capacity_that_is_given_replaces_that_of_the_memory():
     read = config("disagg", batching_disagg={"decode": {"kv_capacity_tokens": 999}})
     deployed = deployment_of(read.batching, read.latency)
-    assert isinstance(deployed, Disaggregated)
-    assert deployed.decode.kv_capacity_tokens == 999
-    assert deployed.prefill.kv_capacity_tokens > 100_000
+    assert deployed.decode.capacity_blocks == 999 // 16
+    assert deployed.entry.capacity_blocks > 100_000 // 16
+
+
+def test_blocks_may_be_given_as_vllm_reports_them():
+    pool = {"num_gpu_blocks_override": 77, "block_size": 32}
+    read = config(batching_mono={"pool": pool})
+    assert deployment_of(read.batching, read.latency).entry.capacity_blocks == 77
+    with pytest.raises(InvalidParameterError, match="num_gpu_blocks_override must be left out"):
+        config(batching_mono={"pool": {**pool, "kv_capacity_tokens": 999}})
+
+
+@pytest.mark.parametrize("kind", ["roofline", "affine"])
+def test_fp8_caches_hold_twice_the_tokens_and_are_read_in_half_the_time(kind):
+    def entry(**latency: str):
+        read = config(latency={"kind": kind, **latency})
+        return deployment_of(read.batching, read.latency).entry
+
+    half, whole = entry(kv_cache_dtype="fp8"), entry()
+    assert half.capacity_blocks == pytest.approx(2 * whole.capacity_blocks, abs=2)
+    assert half.latency.kv_bytes_per_token == whole.latency.kv_bytes_per_token / 2
+    growth = [
+        pool.latency.iteration_s([], 8, 80_000) - pool.latency.iteration_s([], 8, 8)
+        for pool in (half, whole)
+    ]
+    assert growth[0] == pytest.approx(growth[1] / 2)
+    assert half.latency.iteration_s([], 8, 0) == whole.latency.iteration_s([], 8, 0)
+
+
+def test_measured_kernels_have_16_bit_caches():
+    read = config(latency={"kind": "aiconfigurator", "kv_cache_dtype": "fp8"})
+    with pytest.raises(InvalidParameterError, match=r"latency\.kv_cache_dtype must be bf16"):
+        deployment_of(read.batching, read.latency)
+
+
+def test_new_keys_at_their_defaults_leave_a_point_its_identity():
+    """The id that this configuration had before there were these keys."""
+    assert point_id(config()) == KNOWN_ID
+    changed = [
+        config(latency={"kv_cache_dtype": "fp8"}),
+        config(batching_mono={"pool": {"num_gpu_blocks_override": 9}}),
+        config(batching_mono={"pool": {"block_size": 32}}),
+        config(batching_mono={"front_end": {"request_s": 0.003}}),
+    ]
+    assert len({KNOWN_ID, *map(point_id, changed)}) == 5
 
 
 def test_overheads_lengthen_every_step():
     def step_s(**latency: float) -> float:
         read = config(latency=latency)
-        return deployment_of(read.batching, read.latency).pool.latency.iteration_s([], 8, 800)
+        return deployment_of(read.batching, read.latency).entry.latency.iteration_s([], 8, 800)
 
     both = step_s(step_overhead_s=0.25, sequence_overhead_s=0.125)
     assert both - step_s() == pytest.approx(0.25 + 8 * 0.125)

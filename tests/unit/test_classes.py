@@ -19,9 +19,9 @@ from simlib.core.records import RequestRecords, Status, records_of, ttft_s
 from simlib.core.sampling import sample_classes, sample_requests
 from simlib.core.summary import Sample
 from simlib.errors import InvalidParameterError
-from simlib.serving import cluster
+from simlib.serving import engine
 from simlib.serving.assemble import deployment_of
-from simlib.serving.dispatch import Classes
+from simlib.serving.deployment import Classes
 from simlib.stats.compare import paired
 from simlib.stats.intervals import Interval, mean_interval
 from simlib.study.figures.data import StudyData
@@ -293,7 +293,7 @@ def test_the_engine_gets_the_classes_that_tables_draw(discipline: str) -> None:
     chat = drawn == list(config.request_classes).index("chat")
     classes = Classes(np.where(chat, 0.2, 20.0), np.where(chat, 0, 1))
     deployment = deployment_of(config.batching, config.latency)
-    by_hand = cluster.simulate(requests, deployment, classes=classes).columns()
+    by_hand = engine.simulate(requests, deployment, classes=classes).columns()
     for name, column in simulate(config, 2).columns().items():
         np.testing.assert_array_equal(column, by_hand[name])
 
@@ -303,7 +303,7 @@ def test_a_deadline_of_a_closed_loop_counts_from_when_a_request_is_sent() -> Non
     config = config_of()
     pool = deployment_of(config.batching, config.latency)
     tokens = np.full(4, 100), np.full(4, 10)
-    alone = cluster.simulate(Requests(np.zeros(1), *(t[:1] for t in tokens)), pool)
+    alone = engine.simulate(Requests(np.zeros(1), *(t[:1] for t in tokens)), pool)
     service_s = float(alone.finish_s[0])
     one_place = SimConfig.from_dict(
         config.to_dict() | {"batching_mono": {"pool": {
@@ -313,7 +313,7 @@ def test_a_deadline_of_a_closed_loop_counts_from_when_a_request_is_sent() -> Non
     # request 3 is sent when the first one ends: its deadline is then before or after that of 2
     for slo_of_last, order in ((0.5, [0, 3, 1, 2]), (1.5, [0, 1, 3, 2]), (2.5, [0, 1, 2, 3])):
         slos = service_s * np.array([1.0, 2.0, 3.0, slo_of_last])
-        records = cluster.simulate_closed_loop(*tokens, 3, deployment, classes=Classes(slos))
+        records = engine.simulate_closed_loop(*tokens, 3, deployment, classes=Classes(slos))
         assert np.argsort(records.first_token_s).tolist() == order
 
 

@@ -30,8 +30,10 @@ samples = arrays(np.float64, st.integers(2, 30), elements=st.floats(-1e6, 1e6))
 
 
 def coverage_module():
-    """Load benchmarks/coverage.py, which is a script and not part of the package."""
-    spec = importlib.util.spec_from_file_location("coverage_bench", REPO / "benchmarks/coverage.py")
+    """Load benchmarks/interval_coverage.py, which is a script and not part of the package."""
+    spec = importlib.util.spec_from_file_location(
+        "coverage_bench", REPO / "benchmarks/interval_coverage.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -250,7 +252,7 @@ def test_the_benchmark_queue_is_the_fast_engines_queue():
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth_of_known_queues():
-    """A small version of benchmarks/coverage.py, within four standard errors of 95%."""
+    """A small version of benchmarks/interval_coverage.py, within four standard errors of 95%."""
     bench = coverage_module()
     studies = 200
     for queue in bench.QUEUES[:3]:

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from simlib.errors import InvalidParameterError
 from simlib.latency import catalog
 from simlib.latency.affine import AffineCoefficients, AffineLatency, affine_coefficients
-from simlib.latency.models import MAX_STEPS, latency_model, steps_within
-from simlib.latency.protocol import LatencyModel
+from simlib.latency.models import latency_model
+from simlib.latency.protocol import MAX_STEPS, LatencyModel
 from simlib.latency.roofline import (
     RooflineCalibration,
     RooflineLatency,
     is_calibrated,
     roofline_calibration,
 )
-from simlib.latency.table import LatencyTable, TableLatency
+from simlib.latency.table import TableLatency
+from tests.serving import small_table
 
 COEFFICIENTS = {
     "prefill_floor_s": 0.02,
@@ -31,32 +32,6 @@ COEFFICIENTS = {
     "decode_sequence_s": 3e-5,
     "decode_context_s": 3e-8,
 }
-
-
-def small_table(**changes: object) -> LatencyTable:
-    content = {
-        "model": "m",
-        "gpu": "g",
-        "tensor_parallel": 1,
-        "precision": "bf16",
-        "backend": "b",
-        "source": "made up",
-        "kv_bytes_per_token": 1000.0,
-        "kv_capacity_tokens": 5000,
-        "tokens": [1.0, 8.0, 64.0, 512.0],
-        "shared_s": [0.010, 0.0099, 0.012, 0.050],
-        "chunk": [1.0, 32.0, 256.0],
-        "before": [0.0, 128.0, 1024.0],
-        "prefill_attention_s": [[1e-5, 2e-5, 3e-5], [1e-4, 2e-4, 6e-4], [1e-3, 2e-3, 8e-3]],
-        "batch": [1.0, 4.0, 32.0],
-        "context": [16.0, 100.0, 400.0, 1000.0],
-        "decode_attention_s": [
-            [1e-4, 1e-4, 2e-4, 8e-4],
-            [1e-4, 3e-4, 6e-4, 3e-3],
-            [2e-4, 1e-3, 4e-3, 9e-3],
-        ],
-    }
-    return LatencyTable(**{**content, **changes})
 
 
 MODELS: dict[str, LatencyModel] = {
@@ -258,12 +233,6 @@ def test_the_factory_returns_each_kind_and_refuses_others(tmp_path):
         latency_model("oracle")
     with pytest.raises(InvalidParameterError, match="step_overhead_s"):
         latency_model("roofline", **where, step_overhead_s=-1.0)
-
-
-def test_steps_within_equals_counting():
-    assert steps_within(1.0, 0.0, 3.5) == 3
-    assert steps_within(1.0, 1.0, 6.0) == 3  # 1 + 2 + 3
-    assert steps_within(1.0, 1.0, 0.5) == 0
 
 
 def test_all_coefficient_names_carry_their_unit():

@@ -6,7 +6,7 @@ import pytest
 
 from simlib.errors import InvalidParameterError
 from simlib.latency.aiconfigurator import build_latency_table
-from simlib.latency.table import LatencyTable, TableLatency
+from simlib.latency.table import LatencyTable, TableLatency, shared_s
 
 
 def table(**changes: object) -> LatencyTable:
@@ -50,8 +50,8 @@ def test_between_points_it_is_linear_and_outside_it_goes_on_or_stays():
 
 def test_a_prompt_with_several_chunks_adds_their_attention():
     latency = TableLatency(table())
-    one = latency.iteration_s([(32, 0)], 0, 0) - latency._shared[32]
-    both = latency.iteration_s([(32, 0), (32, 0)], 0, 0) - latency._shared[64]
+    one = latency.iteration_s([(32, 0)], 0, 0) - shared_s(latency.parameters, 32)
+    both = latency.iteration_s([(32, 0), (32, 0)], 0, 0) - shared_s(latency.parameters, 64)
     assert both == pytest.approx(2 * one)
 
 

@@ -18,9 +18,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = {
     "errors": 0,
     "files": 1,
+    "compiling": 1,
     "workload": 2,
     "stats": 2,
     "latency": 2,
+    "policies": 2,
     "core": 3,
     "serving": 4,
     "utils": 4,
@@ -32,7 +34,7 @@ RANKS = {
     "cli": 10,
     "analysis": 11,
 }
-ENGINES = ("core", "latency", "serving", "workload")
+ENGINES = ("core", "latency", "policies", "serving", "workload")
 SLOW = ("pandas", "matplotlib", "scipy", "pyarrow")
 NOT_IN_A_JOB = ("simpy", "yaml", *SLOW)
 

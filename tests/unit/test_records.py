@@ -37,10 +37,11 @@ from simlib.errors import InvalidParameterError
 from simlib.workload.requests import Requests
 
 NAN = float("nan")
-# one request, with a different length for each of its six parts
+# one request, with a different length for each of its seven parts
 STAMPS = {
     "arrival_s": 10.0,
-    "prefill_start_s": 11.0,
+    "routed_s": 10.5,
+    "prefill_start_s": 11.5,
     "prefill_end_s": 13.0,
     "transfer_start_s": 16.0,
     "transfer_end_s": 20.0,
@@ -89,7 +90,7 @@ def test_an_unknown_definition_is_refused_with_the_known_ones():
 def test_parts_are_the_gaps_between_stamps_and_sum_to_ttft():
     parts = ttft_parts(one_request())
     assert list(parts) == list(TTFT_PARTS)
-    assert [part.item() for part in parts.values()] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert [part.item() for part in parts.values()] == [0.5, 1.0, 1.5, 3.0, 4.0, 5.0, 6.0]
     assert sum(part.item() for part in parts.values()) == ttft_s(one_request()).item()
 
 

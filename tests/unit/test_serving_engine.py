@@ -11,10 +11,11 @@ from simlib.latency.linear import LinearLatency
 from simlib.latency.models import latency_model
 from simlib.latency.table import LatencyTable, TableLatency
 from simlib.serving import twin as stepwise
-from simlib.serving.cluster import Classes, simulate, simulate_closed_loop
-from simlib.serving.deployment import Disaggregated, Monolithic, Pool, TransferLink
+from simlib.serving.deployment import Pool, disaggregated, exposed_bytes, monolithic
+from simlib.serving.engine import Classes, simulate, simulate_closed_loop
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
+from tests.serving import a_link
 
 SECOND = LinearLatency(1.0)
 ROOM = 1_000_000
@@ -26,12 +27,12 @@ def requests_of(*rows):
 
 
 def mono(first_token="prefill", latency=SECOND, kv=ROOM, **pool):
-    return Monolithic(Pool(latency, kv, **pool), first_token)
+    return monolithic(Pool.of(latency, kv, **pool), first_token)
 
 
 def disagg(prefill=None, decode=None, link=None):
-    return Disaggregated(
-        prefill or Pool(SECOND, ROOM), decode or Pool(SECOND, ROOM), link or TransferLink(1e9)
+    return disaggregated(
+        prefill or Pool.of(SECOND, ROOM), decode or Pool.of(SECOND, ROOM), link or a_link(1e9)
     )
 
 
@@ -142,8 +143,8 @@ def test_a_prompt_that_never_fits_does_not_block_the_queue():
     rows = ((0, 10, 2), (1, 10_000, 2), (2, 10, 2))
     for deployment in (
         mono(kv=160),
-        disagg(prefill=Pool(SECOND, 160)),
-        disagg(decode=Pool(SECOND, 160)),
+        disagg(prefill=Pool.of(SECOND, 160)),
+        disagg(decode=Pool.of(SECOND, 160)),
     ):
         records = simulate(requests_of(*rows), deployment)
         assert records.status.tolist() == [Status.FINISHED, Status.REJECTED, Status.FINISHED]
@@ -157,7 +158,7 @@ def test_one_block_serves_one_request_at_a_time():
 def test_a_prefill_replica_keeps_its_blocks_until_the_transfer_ends():
     """Room for one prompt: the second prefill waits for the first transfer of 16 s."""
     latency = LinearLatency(1.0, kv_bytes_per_token=1.0)
-    deployment = disagg(Pool(latency, 16), link=TransferLink(1.0))
+    deployment = disagg(Pool.of(latency, 16), link=a_link(1.0))
     records = simulate(requests_of((0, 16, 1), (0, 16, 1)), deployment)
     assert records.transfer_end_s[0] == 17
     assert records.prefill_start_s[1] == 17
@@ -166,7 +167,7 @@ def test_a_prefill_replica_keeps_its_blocks_until_the_transfer_ends():
 def test_a_transfer_waits_for_room_on_the_decode_side():
     """Decode room for one request: the second is reserved when the first has ended."""
     latency = LinearLatency(1.0, kv_bytes_per_token=1.0)
-    deployment = disagg(Pool(latency, ROOM), Pool(latency, 16), TransferLink(8.0))
+    deployment = disagg(Pool.of(latency, ROOM), Pool.of(latency, 16), a_link(8.0))
     records = simulate(requests_of((0, 8, 4), (0, 8, 4)), deployment)
     assert records.prefill_end_s.tolist() == [1, 1]
     assert records.finish_s[0] == 1 + 1 + 4
@@ -183,7 +184,7 @@ def test_tokens_and_blocks_are_conserved_under_preemption():
     for deployment in (
         mono(latency=latency, kv=320, max_batch_tokens=64, max_batch_size=32),
         mono(latency=latency, kv=320, policy="prefill_first"),
-        disagg(Pool(latency, 320), Pool(latency, 320), TransferLink(1e4)),
+        disagg(Pool.of(latency, 320), Pool.of(latency, 320), a_link(1e4)),
     ):
         timeline = Timeline()
         records = simulate(requests, deployment, timeline=timeline)
@@ -191,7 +192,7 @@ def test_tokens_and_blocks_are_conserved_under_preemption():
         assert (records.status == Status.FINISHED).all()
         assert not np.isnan(records.finish_s).any()
         assert records.preemptions.sum() > 10
-        emitted = isinstance(deployment, Monolithic)
+        emitted = deployment.decode is None
         assert (jumps.steps * jumps.decode_batch).sum() == (requests.output_tokens - emitted).sum()
         assert jumps.prefill_tokens.sum() > requests.prompt_tokens.sum()
         assert jumps.blocks.max() <= 320 // 16
@@ -204,9 +205,9 @@ def test_tokens_and_blocks_are_conserved_under_preemption():
 def transfers(contention, scope="shared", base=0.0, overlap=0):
     """Two replicas finish prompts of 8 and 16 tokens at 1 and 2 s; a token takes 1 s alone."""
     latency = LinearLatency(1.0, kv_bytes_per_token=1.0)
-    link = TransferLink(1.0, base, scope, contention, overlap)
+    link = a_link(1.0, base, scope, contention, overlap)
     rows = requests_of((0, 8, 1), (1, 16, 1))
-    return simulate(rows, disagg(Pool(latency, ROOM, replicas=2), link=link))
+    return simulate(rows, disagg(Pool.of(latency, ROOM, replicas=2), link=link))
 
 
 def test_fifo_link_serves_one_transfer_after_the_other():
@@ -236,9 +237,9 @@ def test_base_latency_delays_but_does_not_occupy_the_link():
 def test_layers_sent_during_the_prefill_are_not_sent_after_it():
     """One of 8 bytes leaves during the prefill of 1 s; with two layers half is the least left."""
     assert transfers("fifo", overlap=8).transfer_end_s[0] == 1 + 7
-    link = TransferLink(1.0, overlap_layers=2)
-    assert link.exposed_bytes(8.0, 100.0) == 4.0
-    assert link.exposed_bytes(8.0, 1.0) == 7.0
+    assert exposed_bytes(8.0, 100.0, 2, 1.0) == 4.0
+    assert exposed_bytes(8.0, 1.0, 2, 1.0) == 7.0
+    assert exposed_bytes(8.0, 1.0, 0, 1.0) == 8.0
 
 
 def test_parts_of_ttft_sum_to_it_and_are_never_negative():
@@ -251,7 +252,7 @@ def test_parts_of_ttft_sum_to_it_and_are_never_negative():
     for deployment in (
         mono(latency=latency),
         mono("decode", latency),
-        disagg(Pool(latency, ROOM), Pool(latency, 2_000), TransferLink(300.0)),
+        disagg(Pool.of(latency, ROOM), Pool.of(latency, 2_000), a_link(300.0)),
     ):
         records = simulate(requests, deployment)
         parts = ttft_parts(records)
@@ -284,17 +285,17 @@ def test_rejected_requests_take_no_place_in_a_closed_loop():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Pool(SECOND, 15), "kv_capacity_tokens must be at least one block"),
-        (lambda: Pool(SECOND, 160, replicas=0), "replicas must be >= 1"),
-        (lambda: Pool(SECOND, 160, max_batch_tokens=8), "max_batch_tokens must be >= max_batch"),
-        (lambda: Pool(SECOND, 160, router="best"), "router must be one of round_robin"),
-        (lambda: Pool(SECOND, 160, policy="best"), "policy must be one of chunked_prefill"),
-        (lambda: TransferLink(0.0), "bandwidth_bytes_per_s must be finite and > 0"),
-        (lambda: TransferLink(float("nan")), "bandwidth_bytes_per_s must be finite and > 0"),
-        (lambda: TransferLink(1.0, -1.0), "base_latency_s must be finite and >= 0"),
-        (lambda: TransferLink(1.0, scope="all"), "scope must be one of per_replica, shared"),
+        (lambda: Pool.of(SECOND, 15), "kv_capacity_tokens must be at least one block"),
+        (lambda: Pool.of(SECOND, 160, replicas=0), "replicas must be >= 1"),
+        (lambda: Pool.of(SECOND, 160, max_batch_tokens=8), "max_batch_tokens must be >= max_batch"),
+        (lambda: Pool.of(SECOND, 160, router="best"), "router must be one of round_robin"),
+        (lambda: Pool.of(SECOND, 160, policy="best"), "policy must be one of chunked_prefill"),
+        (lambda: a_link(0.0), "bandwidth_bytes_per_s must be > 0"),
+        (lambda: a_link(float("nan")), "bandwidth_bytes_per_s must be a finite number"),
+        (lambda: a_link(1.0, -1.0), "base_latency_s must be >= 0"),
+        (lambda: a_link(1.0, scope="all"), "scope must be one of per_replica, shared"),
         (
-            lambda: disagg(decode=Pool(SECOND, 160, discipline="sjf")),
+            lambda: disagg(decode=Pool.of(SECOND, 160, discipline="sjf")),
             "decode.discipline must be fcfs",
         ),
         (lambda: LinearLatency(0.0), "step_s must be > 0"),
@@ -319,34 +320,26 @@ def test_no_requests_give_no_records():
 # ---------------------------------------------------------------- cost, real latency models
 
 
-class Counting(LinearLatency):
-    """Counts how often an engine asks; not linear in the engine's eyes, so it must ask."""
-
-    calls = 0
-    decode_line = None
-
-    def iteration_s(self, *args):
-        Counting.calls += 1
-        return super().iteration_s(*args)
-
-    def decode_run_s(self, *args):
-        Counting.calls += 1
-        return super().decode_run_s(*args)
-
-
-@pytest.mark.parametrize("deployment", [mono, lambda latency: disagg(decode=Pool(latency, ROOM))])
+@pytest.mark.parametrize(
+    "deployment", [mono, lambda latency: disagg(decode=Pool.of(latency, ROOM))]
+)
 def test_work_grows_with_requests_not_with_tokens(deployment):
+    """Each jump is worked on once, and a timeline has a row of each."""
     rng = np.random.default_rng(1)
     n = 400
-    calls = []
+    jumps = []
     for scale in (1, 50):
         output = rng.integers(20, 40, n) * scale
-        Counting.calls = 0
         arrival = np.cumsum(rng.exponential(1.0, n)) * scale
-        simulate(Requests(arrival, np.full(n, 10), output), deployment(latency=Counting(0.01)))
-        calls.append(Counting.calls)
-    assert calls[1] < 3 * calls[0]  # for 50 times the tokens
-    assert calls[0] < 20 * n
+        timeline = Timeline()
+        simulate(
+            Requests(arrival, np.full(n, 10), output),
+            deployment(latency=LinearLatency(0.01)),
+            timeline=timeline,
+        )
+        jumps.append(len(timeline.jumps().steps))
+    assert jumps[1] < 3 * jumps[0]  # for 50 times the tokens
+    assert jumps[0] < 20 * n
 
 
 def test_a_run_takes_at_most_400_bytes_a_request():
@@ -356,7 +349,10 @@ def test_a_run_takes_at_most_400_bytes_a_request():
         np.cumsum(rng.exponential(1.0, n)), rng.integers(1, 2_000, n), rng.integers(1, 400, n)
     )
     latency = LinearLatency(0.02, 5e-5, kv_bytes_per_token=1.0)
-    for deployment in (mono(latency=latency), disagg(Pool(latency, ROOM), Pool(latency, ROOM))):
+    for deployment in (
+        mono(latency=latency),
+        disagg(Pool.of(latency, ROOM), Pool.of(latency, ROOM)),
+    ):
         simulate(requests, deployment)
         tracemalloc.start()
         records = simulate(requests, deployment)
@@ -408,8 +404,8 @@ def test_engines_agree_on_real_models_and_on_a_table(kind):
     for deployment in (
         mono(latency=latency, kv=30_000, max_batch_tokens=2_048),
         mono(latency=latency, kv=400_000, replicas=2, router="least_tokens"),
-        disagg(Pool(latency, 40_000), Pool(latency, 30_000), TransferLink(5e10, 1e-3)),
-        disagg(Pool(latency, 400_000), Pool(latency, 400_000), TransferLink(5e10, 1e-3)),
+        disagg(Pool.of(latency, 40_000), Pool.of(latency, 30_000), a_link(5e10, 1e-3)),
+        disagg(Pool.of(latency, 400_000), Pool.of(latency, 400_000), a_link(5e10, 1e-3)),
     ):
         fast = simulate(requests, deployment)
         slow = stepwise.simulate(requests, deployment)

@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simlib.latency.linear import LinearLatency
-from simlib.latency.protocol import DecodeLine, LatencyModel, decode_lines
-from simlib.serving.kv_cache import GrowingBlocks, blocks_of
-from simlib.serving.link import FairLink, FifoLink
-from simlib.serving.router import ROUTERS
-from simlib.serving.scheduler import OrderedQueue
+from simlib.policies.batching import BATCH_POLICIES
+from simlib.policies.disciplines import DISCIPLINES, RequestView
+from simlib.policies.routers import ROUTERS, PoolView
+from simlib.serving import policies, state
+from simlib.serving.kv_cache import growing_blocks, steps_within
+from simlib.serving.queues import pop, push, schedule, sift_up, take_out
 
 coefficients = st.floats(0.0, 1e-3)
 latencies = st.builds(
@@ -18,20 +19,19 @@ latencies = st.builds(
 )
 
 
+def growing(held, block, step=7):
+    """Return a replica's record and phases with sequences that hold so many tokens."""
+    replica = np.zeros(1, state.REPLICA).view(np.recarray)[0]
+    replica.step, replica.batch, replica.context = step, len(held), sum(held)
+    phases = np.bincount([(tokens - step) % block for tokens in held], minlength=block)
+    return replica, phases.astype(np.int64)
+
+
 @given(st.lists(st.integers(1, 100), max_size=20), st.integers(1, 20), st.integers(0, 60))
 def test_blocks_of_growing_sequences_are_the_sum_of_each(held, block, ahead):
-    growing = GrowingBlocks(block)
-    growing.step = 7
-    for tokens in held:
-        growing.add(tokens)
-    exact = sum(blocks_of(tokens + ahead, block) for tokens in held)
-    assert growing.blocks(ahead) == exact
-    assert growing.blocks_at_most(ahead) >= exact
-    growing.advance(ahead)
-    assert growing.blocks() == exact
-    for tokens in held:
-        growing.remove(tokens + ahead)
-    assert growing.blocks() == growing.tokens == 0
+    replica, phases = growing(held, block)
+    exact = sum(-(-(tokens + ahead) // block) for tokens in held)
+    assert growing_blocks(replica, phases, block, ahead) == exact
 
 
 @given(
@@ -41,14 +41,54 @@ def test_blocks_of_growing_sequences_are_the_sum_of_each(held, block, ahead):
     st.integers(1, 100),
 )
 def test_steps_within_a_bound_are_the_most_that_fit(held, block, spare, most):
-    growing = GrowingBlocks(block)
-    for tokens in held:
-        growing.add(tokens)
-    free = growing.blocks(1) + spare
-    steps = growing.steps_within(free, most)
+    replica, phases = growing(held, block)
+    free = growing_blocks(replica, phases, block, 1) + spare
+    steps = steps_within(replica, phases, block, most, free)
     assert 1 <= steps <= most
-    assert growing.blocks(steps) <= free
-    assert steps == most or growing.blocks(steps + 1) > free
+    assert growing_blocks(replica, phases, block, steps) <= free
+    assert steps == most or growing_blocks(replica, phases, block, steps + 1) > free
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=60))
+def test_a_heap_of_requests_gives_them_by_order_then_by_number(actions):
+    order = np.array([float(key) for key, _ in actions])
+    requests = np.zeros(len(actions), state.REQUEST).view(np.recarray)
+    first, inside, taken, wanted = state.NOBODY, [], [], []
+    for number, (_, takes) in enumerate(actions):
+        first = push(requests, order, first, number)
+        inside.append(number)
+        if takes:
+            taken.append(first)
+            first = pop(requests, order, first)
+            wanted.append(min(inside, key=lambda one: (order[one], one)))
+            inside.remove(wanted[-1])
+    assert taken == wanted
+    while first != state.NOBODY:
+        taken.append(first)
+        first = pop(requests, order, first)
+    assert taken == wanted + sorted(inside, key=lambda one: (order[one], one))
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.data())
+def test_a_heap_of_numbers_keeps_the_smallest_on_top_whatever_is_taken_out(numbers, data):
+    heap = np.zeros(len(numbers), np.int64)
+    for size, number in enumerate(numbers):
+        heap[size] = number
+        sift_up(heap, size)
+    left = sorted(numbers)
+    for size in range(len(numbers), 0, -1):
+        assert heap[0] == left[0]
+        at = data.draw(st.integers(0, size - 1))
+        left.remove(heap[at])
+        take_out(heap, at, size)
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5)), max_size=60))
+def test_the_calendar_knows_the_earliest_place_and_of_one_time_the_lowest(changes):
+    next_s, winners = np.full(8, np.inf), np.array([-1, *[0, 0, 4, 0, 2, 4, 6], *range(8)])
+    for place, time in changes:
+        schedule(next_s, winners, place, float(time) if time else np.inf)
+        assert winners[1] == np.argmin(next_s)
 
 
 @given(latencies, st.integers(1, 50), st.integers(0, 5_000), st.integers(0, 200))
@@ -61,17 +101,15 @@ def test_a_linear_run_is_the_sum_of_its_steps(latency, batch, beyond, steps):
     assert latency.decode_steps_within(batch, context, run_s - 1e-6) == max(steps - 1, 0)
 
 
-def test_linear_latency_is_what_engines_ask_for():
-    latency: LatencyModel = LinearLatency(1.0, sequence_s=0.5, context_s=0.25)
-    assert isinstance(latency, DecodeLine)
-    assert decode_lines(latency, 2) == ([1.0, 1.5, 2.0], 0.25)
-
-
 def test_chunks_of_a_prompt_cost_the_pairs_of_the_whole():
     latency = LinearLatency(1e-9, pair_s=1.0)
     whole = latency.iteration_s([(10, 0)], 0, 0)
     assert whole == pytest.approx(55)
     assert latency.iteration_s([(4, 0), (6, 4)], 0, 0) == pytest.approx(whole)
+
+
+def view(turn=5, u=0.8, v=0.1, requests=(3, 2, 1, 5), tokens=(10, 5, 5, 9)):
+    return PoolView(turn, u, v, np.array(requests), np.array(tokens))
 
 
 @pytest.mark.parametrize(
@@ -86,50 +124,25 @@ def test_chunks_of_a_prompt_cost_the_pairs_of_the_whole():
 )
 def test_routers_choose(name, expected):
     """Fifth request; uniforms pick replica 3 at random, 3 and 0 of two."""
-    assert ROUTERS[name](5, 0.8, 0.1, [3, 2, 1, 5], [10, 5, 5, 9]) == expected
+    assert ROUTERS[name].choose(view()) == expected
 
 
 @given(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True), st.integers(1, 9))
 def test_power_of_two_compares_two_different_replicas(u, v, n):
     load = list(range(n, 0, -1))
-    chosen = ROUTERS["power_of_two"](0, u, v, load, load)
+    chosen = ROUTERS["power_of_two"].choose(view(0, u, v, load, load))
     assert 0 <= chosen < n
     # the most loaded replica is never better than another one
     assert n == 1 or chosen != 0
 
 
-def test_an_ordered_queue_breaks_ties_by_number():
-    queue = OrderedQueue([2.0, 1.0, 1.0])
-    for request in (0, 2, 1):
-        queue.append(request)
-    assert [len(queue), queue[0]] == [3, 1]
-    assert [queue.popleft() for _ in range(3)] == [1, 2, 0]
-
-
-def test_a_fifo_link_is_free_after_the_last_byte():
-    link = FifoLink(10.0)
-    assert link.send(1.0, 20.0) == (1.0, 3.0)
-    assert link.send(2.0, 10.0) == (3.0, 4.0)
-    assert link.send(9.0, 10.0) == (9.0, 10.0)
-
-
-@given(st.lists(st.tuples(st.floats(0, 3), st.floats(0.1, 50)), min_size=1, max_size=12))
-def test_a_fair_link_sends_every_byte_and_is_never_idle_with_work(rows):
-    """The last end equals that of a FIFO link: both work as long as there are bytes."""
-    fair, fifo = FairLink(7.0), FifoLink(7.0)
-    ends = {}
-
-    def until(time_s):
-        while fair.next_s() < time_s:
-            now = fair.next_s()
-            ends.update(dict.fromkeys(fair.pop(now), now))
-
-    now = last = 0.0
-    for number, (gap, size) in enumerate(rows):
-        now += gap
-        until(now)
-        fair.send(now, number, size)
-        last = fifo.send(now, size)[1]
-    until(np.inf)
-    assert sorted(ends) == list(range(len(rows)))
-    assert max(ends.values()) == pytest.approx(last)
+def test_compiled_choices_are_the_functions_of_the_dicts_in_their_order():
+    request = RequestView(7, 2.0, 30, 0.5, 3)
+    for number, router in enumerate(ROUTERS.values()):
+        assert policies.choose_replica(number, view()) == router.choose(view())
+    for number, discipline in enumerate(DISCIPLINES.values()):
+        assert policies.queue_key(number, request) == discipline.key(request)
+    assert len({discipline.key(request) for discipline in DISCIPLINES.values()}) == len(DISCIPLINES)
+    for number, policy in enumerate(BATCH_POLICIES.values()):
+        for given_ in ((30, 20, False), (30, 20, True), (10, 20, False)):
+            assert policies.chunk_tokens(number, *given_) == policy.chunk(*given_)

@@ -18,7 +18,6 @@ from simlib.core.records import RequestRecords, tpot_s
 from simlib.core.sampling import sample_requests
 from simlib.core.summary import summarise
 from simlib.errors import InvalidParameterError
-from simlib.latency.linear import LinearLatency
 from simlib.serving.assemble import serve
 from simlib.serving.timeline import TimedRecords, Timeline
 from simlib.study.jobs.simulate import simulate
@@ -186,27 +185,12 @@ def test_itl_over_a_whole_run_averages_to_the_tokens_times(mode: str) -> None:
     assert sample.mean() == pytest.approx(total_s / gaps.sum(), rel=1e-9)
 
 
-def test_a_gap_counts_where_it_ends() -> None:
-    timeline = Timeline()
-    latency = LinearLatency(1.0)
-    # two requests decode three steps from 0 to 3; one of them three more, to 6
-    timeline.note(0, 0, latency, (0.0, 1.0, 3.0), (3, 0, 2, 20, 0, 4, 4), [0, 1])
-    timeline.left(2)
-    timeline.note(0, 0, latency, (3.0, 4.0, 6.0), (3, 0, 1, 13, 0, 2, 2), [0])
-    timeline.left(0)
-    times, values, weights = timeline.gaps().each()
-    order = np.argsort(times)
-    assert times[order].tolist() == [2.0, 3.0, 4.0, 5.0, 6.0]
-    assert set(values.tolist()) == {1.0}
-    assert weights[order].tolist() == [2, 2, 1, 1, 1]
-
-
 @pytest.mark.parametrize("warmup", [0.0, 8.0])
 def test_itl_of_a_window_is_that_of_the_tokens_in_it(warmup: float) -> None:
     """Against tokens counted one by one in the step-by-step twin."""
     from simlib.serving import twin
     from simlib.serving.assemble import deployment_of
-    from simlib.serving.dispatch import Classes
+    from simlib.serving.deployment import Classes
 
     config = config_of(mode="disagg", sim_seconds=20, warmup_seconds=warmup)
     run = twin.Twin(
@@ -220,28 +204,6 @@ def test_itl_of_a_window_is_that_of_the_tokens_in_it(warmup: float) -> None:
     sample = gaps_in_window(timed(config), config)
     found = np.sort(np.repeat(sample.values, sample.weights))
     np.testing.assert_allclose(found, np.sort(gaps[counted]), rtol=1e-9, atol=1e-11)
-
-
-def test_latency_that_is_not_linear_has_each_gap_too() -> None:
-    class Bent(LinearLatency):
-        """Steps that grow with the square of the context; knows no line."""
-
-        __slots__ = ()
-        decode_line = None
-
-        def iteration_s(self, prefill: Any, decode_batch: int, decode_context: int) -> float:
-            return 1.0 + float(decode_context) ** 2
-
-    timeline = Timeline()
-    bent = Bent(1.0)
-    first = bent.iteration_s((), 2, 4)
-    end = first + bent.iteration_s((), 2, 6) + bent.iteration_s((), 2, 8)
-    timeline.note(0, 0, bent, (0.0, first, end), (3, 0, 2, 4, 0, 2, 2), [0, 1])
-    timeline.left(0)
-    times, values, weights = timeline.gaps().each()
-    assert values.tolist() == [37.0, 65.0]
-    assert times.tolist() == [first + 37.0, end]
-    assert weights.tolist() == [2, 2]
 
 
 # ---------------------------------------------------------------- pools

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simlib.errors import InvalidParameterError
-from simlib.serving.transfer import TransferModel, fit_transfer
+from tests.analytic.transfer_fit import TransferModel, fit_transfer
 
 
 def test_a_transfer_takes_base_latency_and_bytes_by_bandwidth():

@@ -50,6 +50,7 @@ SHADE = "#efefef"
 WARNING = "#c00000"
 
 PARTS = {
+    "front_end_s": ("front end", "#a9c4b5"),
     "prefill_wait_s": ("prefill wait", "#4b3f72"),
     "prefill_s": ("prefill", "#b9b0d6"),
     "transfer_wait_s": ("transfer wait", "#4d4d4d"),

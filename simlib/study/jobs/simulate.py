@@ -34,11 +34,10 @@ def _timed(requests: Requests, config: SimConfig, replicate: int) -> RequestReco
     What replicas do later, to serve all to their end, lies in no window.
     """
     from simlib.serving.assemble import deployment_of, serve
-    from simlib.serving.dispatch import pools_of
     from simlib.serving.timeline import TimedRecords, Timeline
 
-    timeline = Timeline()
+    timeline = Timeline(until_s=config.sim_seconds)
     records = serve(requests, config, replicate, timeline=timeline)
-    pools = pools_of(deployment_of(config.batching, config.latency))
+    pools = deployment_of(config.batching, config.latency).pools
     run = timeline.run([pool.capacity_blocks for pool in pools])
     return TimedRecords(**records.columns(), timeline=run.until(config.sim_seconds))

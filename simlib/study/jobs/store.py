@@ -112,7 +112,14 @@ def _content(archive: zipfile.ZipFile) -> tuple[RequestRecords, dict[str, Any]]:
     provenance: Any = json.loads(meta.item())
     if not isinstance(provenance, dict):
         raise ValueError("the provenance is no mapping")
-    columns = {name: np.ascontiguousarray(rows[name]) for name in COLUMN_NAMES}
+    known = rows.dtype.names or ()
+    # results from before front ends have no routed_s: the router got requests on arrival
+    columns = {
+        name: np.ascontiguousarray(rows[name])
+        for name in COLUMN_NAMES
+        if name in known or name != "routed_s"
+    }
+    columns.setdefault("routed_s", columns["arrival_s"])
     for name, column in columns.items():
         if column.dtype.kind != ("f" if name.endswith("_s") else "i"):
             raise ValueError(f"the column {name} holds no numbers of its kind")

@@ -27,9 +27,10 @@ _BASE_MINUTES = 5
 _BYTES_PER_REQUEST = {"fast": 700}
 _BYTES_OTHERWISE = 2000
 _SECONDS_PER_SIMULATION = 0.01
-_SECONDS_PER_REQUEST = {"fast": 1e-6}
-_SECONDS_OTHERWISE = 2e-5
-_SECONDS_WITH_TIMELINE = 7e-5
+_SECONDS_PER_REQUEST = {"fast": 1e-6, "simpy": 2e-5}
+_SECONDS_BATCHING = {"fast": 1.5e-6, "simpy": 2e-2}
+_SECONDS_WITH_TIMELINE = 3e-6
+"""Of the fast batching engine; `benchmarks/batching.py` holds these against what it measures."""
 SNAPSHOT = ".config.json"
 """In the results folder: the configuration of the run, for jobs that start after an edit."""
 _TRACE_LINE_BYTES = 12
@@ -99,10 +100,11 @@ class Plan:
     def seconds(self, point_id: str) -> float:
         """Return about how long simulating a replicate takes, without starting a process."""
         config = self._configs[point_id]
+        per_request = _SECONDS_PER_REQUEST[config.engine]
         if config.serving == "batching":
-            per_request = _SECONDS_WITH_TIMELINE if config.timeline else _SECONDS_OTHERWISE
-        else:
-            per_request = _SECONDS_PER_REQUEST.get(config.engine, _SECONDS_OTHERWISE)
+            per_request = _SECONDS_BATCHING[config.engine]
+        if config.timeline:
+            per_request = _SECONDS_WITH_TIMELINE
         return _SECONDS_PER_SIMULATION + self.requests(point_id) * per_request
 
     def memory_mb(self, *point_ids: str) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simlib.core.batching import ADDED_KEYS
 from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
 from simlib.core.overrides import overridden
@@ -17,8 +18,8 @@ from simlib.core.reading import check_plain
 from simlib.core.sampling import check_lengths, check_trace_covers
 from simlib.errors import InvalidParameterError
 from simlib.files import canonical_json
+from simlib.policies.routers import ROUTERS
 from simlib.serving.assemble import deployment_of
-from simlib.serving.router import DRAWS
 from simlib.study.plan.names import distinct
 from simlib.study.plan.spec import ZIP_LABELS, Precision, Study, StudyFile
 from simlib.workload.traces import trace_sha256
@@ -289,7 +290,7 @@ def essential(config: SimConfig) -> dict[str, Any]:
         settings["timeline"] = True
     if batching:
         settings["latency"] = config.latency.to_dict()
-        if any(pool.router in DRAWS for pool in config.batching.pools.values()):
+        if any(ROUTERS[pool.router].draws for pool in config.batching.pools.values()):
             settings["random_seed"] = config.random_seed
         if config.class_key is not None:
             settings["random_seed"] = config.random_seed
@@ -331,7 +332,17 @@ def _essential_classes(config: SimConfig, key: str) -> dict[str, dict[str, Any]]
 
 def point_id(config: SimConfig) -> str:
     """Return the identity of a simulation: 16 hexadecimal digits."""
-    return _digest({"model_version": MODEL_VERSION, "config": essential(config)})
+    identity = {"model_version": MODEL_VERSION, "config": essential(config)}
+    return _digest(_without_added_keys(identity))
+
+
+def _without_added_keys(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out keys that the first results did not know where they change nothing."""
+    return {
+        key: _without_added_keys(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key not in ADDED_KEYS or value != ADDED_KEYS[key]
+    }
 
 
 def _digest(identity: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ Each study is what a user would run: replicates of one queue, warm-up left out, 
 mean or a probability is a closed form, that of a percentile comes from runs that together are 100
 times longer than all of a study's replicates (and from a closed form where there is one).
 
-    python benchmarks/coverage.py --output docs/_generated_coverage.md
+    python benchmarks/interval_coverage.py --output docs/_generated_coverage.md
 """
 
 from __future__ import annotations
@@ -322,7 +322,7 @@ def page(
         for rho in REQUESTS
     )
     lines = [
-        f"<!-- Written by benchmarks/coverage.py --studies {studies} --seed {seed} -->",
+        f"<!-- Written by benchmarks/interval_coverage.py --studies {studies} --seed {seed} -->",
         "",
         f"A study has {REPLICATES} replicates of {lengths}. The truth of means and of P(wait) is a "
         f"closed form; that of p99 is a run {LONGER} times longer than a study, or exact where it "

@@ -1,0 +1,27 @@
+"""All formulas of latency models by name, and the functions that these call.
+
+A new latency model is a `simlib.latency.protocol.LatencyModel` with a formula, an entry here, and
+one in `simlib.latency.models.LATENCY_MODELS` if a configuration may name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from simlib.latency import affine, linear, roofline, table
+from simlib.latency.protocol import Formula
+
+FORMULAS: dict[str, Formula] = {
+    "linear": linear.LinearLatency.formula,
+    "roofline": roofline.RooflineLatency.formula,
+    "affine": affine.AffineLatency.formula,
+    "table": table.TableLatency.formula,
+}
+HELPERS: tuple[Callable[..., Any], ...] = (
+    table.rank,
+    table.between,
+    table.shared_s,
+    table.decode_attention,
+)
+"""In the order in which each calls only earlier ones."""

@@ -1,0 +1,48 @@
+"""What tests of the batching engines are made of."""
+
+from __future__ import annotations
+
+from simlib.core.batching import LinkConfig
+from simlib.latency.table import LatencyTable
+
+
+def a_link(
+    bandwidth_bytes_per_s: float,
+    base_latency_s: float = 0.0,
+    scope: str = "per_replica",
+    contention: str = "fifo",
+    overlap_layers: int = 0,
+) -> LinkConfig:
+    return LinkConfig(
+        bandwidth_bytes_per_s=bandwidth_bytes_per_s,
+        base_latency_s=base_latency_s,
+        scope=scope,
+        contention=contention,
+        overlap_layers=overlap_layers,
+    )
+
+
+def small_table(**changes: object) -> LatencyTable:
+    content = {
+        "model": "m",
+        "gpu": "g",
+        "tensor_parallel": 1,
+        "precision": "bf16",
+        "backend": "b",
+        "source": "made up",
+        "kv_bytes_per_token": 1000.0,
+        "kv_capacity_tokens": 5000,
+        "tokens": [1.0, 8.0, 64.0, 512.0],
+        "shared_s": [0.010, 0.0099, 0.012, 0.050],
+        "chunk": [1.0, 32.0, 256.0],
+        "before": [0.0, 128.0, 1024.0],
+        "prefill_attention_s": [[1e-5, 2e-5, 3e-5], [1e-4, 2e-4, 6e-4], [1e-3, 2e-3, 8e-3]],
+        "batch": [1.0, 4.0, 32.0],
+        "context": [16.0, 100.0, 400.0, 1000.0],
+        "decode_attention_s": [
+            [1e-4, 1e-4, 2e-4, 8e-4],
+            [1e-4, 3e-4, 6e-4, 3e-3],
+            [2e-4, 1e-3, 4e-3, 9e-3],
+        ],
+    }
+    return LatencyTable(**{**content, **changes})
