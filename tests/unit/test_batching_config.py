@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from simlib.core.config import SimConfig
+from simlib.core.records import ttft_parts, ttft_s
 from simlib.errors import InvalidParameterError
 from simlib.serving.assemble import deployment_of
+from simlib.study.jobs.simulate import simulate
 from simlib.study.plan.grid import point_id
 
 KNOWN_ID = "67a50214f474c233"
@@ -349,3 +352,22 @@ def test_tables_of_measured_kernels_are_named_by_all_that_changes_them():
     }
     assert len(names) == 5
     assert base.latency.table_name(pool.model_copy(update={"replicas": 9})) in names
+
+
+@pytest.mark.parametrize("mode", ["mono", "disagg"])
+def test_a_front_end_of_the_configuration_is_the_first_part_of_ttft(mode):
+    settings = {
+        "sim_seconds": 30.0,
+        "warmup_seconds": 0.0,
+        f"batching_{mode}": {"front_end": {"request_s": 0.25, "token_s": 1e-5, "workers": 2}},
+    }
+    fast, simpy = (
+        simulate(config(mode, engine=engine, **settings)) for engine in ("fast", "simpy")
+    )
+    for name, column in fast.columns().items():
+        np.testing.assert_allclose(column, getattr(simpy, name), rtol=1e-9, err_msg=name)
+    parts = ttft_parts(fast)
+    service_s = 0.25 + 1e-5 * fast.prompt_tokens
+    assert (parts["front_end_s"] >= service_s - 1e-12).all()
+    assert (parts["front_end_s"] > service_s + 1e-3).any(), "some wait for a worker"
+    np.testing.assert_allclose(sum(parts.values()), ttft_s(fast), rtol=1e-12)
