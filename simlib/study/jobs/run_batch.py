@@ -8,7 +8,7 @@ from pathlib import Path
 
 from simlib.errors import InvalidParameterError
 from simlib.study.jobs.batches import is_whole, publish, read_batches, staged_path
-from simlib.study.jobs.run_point import run_point
+from simlib.study.jobs.run_point import leave_out_scipy, run_point
 
 
 def run_batch(results: Path, name: str) -> list[str]:
@@ -53,6 +53,7 @@ def run_batch(results: Path, name: str) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Run the program; return its exit code."""
+    leave_out_scipy()
     if len(arguments) != 2:
         print("usage: python -m simlib.study.jobs.run_batch RESULTS NAME", file=sys.stderr)
         return 2

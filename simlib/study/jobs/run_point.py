@@ -28,8 +28,14 @@ def run_point(point: Path, replicate: int, output: Path) -> None:
     )
 
 
+def leave_out_scipy() -> None:
+    """Keep Numba from importing SciPy: half a second, for functions that no simulation uses."""
+    sys.modules.setdefault("scipy.linalg", None)  # type: ignore[arg-type]
+
+
 def main(arguments: list[str]) -> int:
     """Run the program; return its exit code."""
+    leave_out_scipy()
     if len(arguments) != 3 or not arguments[1].isdigit():
         print(
             "usage: python -m simlib.study.jobs.run_point POINT.json REPLICATE OUTPUT.npz",
