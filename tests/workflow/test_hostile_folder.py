@@ -42,6 +42,7 @@ KINDS = {
     "snapshot": ".config.json",
     "ledger": ".verified.json",
     "log": "logs/tables/rates.log",
+    "measurement": "points/*/measured-*.json",
 }
 
 
@@ -50,6 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Two studies that have run; one asks for a precision, and they share a point."""
     workspace = Workspace(tmp_path_factory.mktemp("whole"))
     workspace.study["sweep"]["grid"]["arrival.rate_per_s"] = [2]
+    workspace.study["requests_table"] = True
     workspace.config["studies"]["precise"] = {
         "overrides": {"mode": "mono"},
         "precision": {"metric": "mean_ttft_s", "relative": 0.9, "max_replicates": 3},
@@ -67,14 +69,14 @@ def copy_of(whole: Workspace, folder: Path) -> Workspace:
 
 
 def outputs(workspace: Workspace) -> dict[str, bytes]:
-    """Return the bytes of all that a study is run for."""
+    """Return the bytes of all that a study is run for; what is kept to save time is not."""
     results = workspace.folder / "results"
     names = ("points", "studies", "precision")
     found = [path for name in names for path in (results / name).rglob("*")]
     return {
         str(path.relative_to(results)): path.read_bytes()
         for path in sorted(found)
-        if path.is_file() and ".aside" not in str(path)
+        if path.is_file() and ".aside" not in str(path) and not path.match("measured-*")
     }
 
 

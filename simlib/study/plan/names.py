@@ -22,12 +22,12 @@ _COLUMNS = {
     "in_window", "factor", "baseline", "candidate", "difference", "ratio", "verdict", "fair",
     "unfair", "pairs", "pairing_gain", "faster_above", "faster_below", "request_class",
     "ttft_slo_s", "priority", "start_s", "end_s", "running", "waiting", "decode_batch",
-    "kv_occupancy", "utilization", "crossover", "requests",
+    "kv_occupancy", "utilization", "crossover", "requests", "share", "ttft_s",
     "p_value", "p_adjusted",
     *COLUMN_NAMES,
 }  # fmt: skip
 _LIKE_A_COLUMN = re.compile(
-    r"(mean|p\d+|rho|utilization|decode_batch|kv_occupancy|max_kv_occupancy|baseline|candidate"
+    r"(mean|p\d+(\.\d+)?|rho|utilization|decode_batch|kv_occupancy|max_kv_occupancy|baseline|candidate"
     r"|difference|ratio|slo_attainment|crossover|goodput)_.*"
 )
 """What measured columns begin with, those that may come included."""

@@ -26,6 +26,8 @@ from simlib.files import canonical_json, replacing
 from simlib.study.measurement.classes import ClassMeasurement
 from simlib.study.measurement.measure import PointMeasurement
 
+_MOST_BYTES = 100_000_000
+"""More than any measurement takes."""
 _MEASURES = ("core", "workload", "serving", "latency", "stats", "study/measurement")
 """Packages whose code decides what is measured of given results."""
 
@@ -57,6 +59,8 @@ class Kept:
     def read(self) -> MeasuredPoint | None:
         """Return what was kept; None if there is nothing, or of something else, or damaged."""
         try:
+            if not self.path.is_file() or self.path.stat().st_size > _MOST_BYTES:
+                return None  # a pipe would wait for ever
             head, _, text = self.path.read_text(encoding="utf-8").partition("\n")
         except (OSError, UnicodeDecodeError):
             return None
@@ -66,7 +70,9 @@ class Kept:
         return kept
 
     def write(self, measured: MeasuredPoint) -> None:
-        """Keep a measurement."""
+        """Keep a measurement; not where somebody else's folder has its name."""
+        if self.path.is_dir():
+            return
         text = json.dumps(_to_plain(measured))
         with replacing(self.path) as temporary:
             temporary.write_text(f"{self._head(text)}\n{text}", encoding="utf-8")
