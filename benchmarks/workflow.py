@@ -1,108 +1,120 @@
-"""What the workflow costs: studies of many cheap points, from nothing, unchanged, and edited.
+"""What the workflow costs a user: whole runs with tables, comparison and figures, and edits.
 
-python benchmarks/workflow.py [--points 100 1000 5000] [--cores 2]
+python benchmarks/workflow.py [--points 1000] [--cores 2] [--against CHECKOUT]
 
-Prints a Markdown table: wall seconds, CPU seconds per simulation (all processes), wall seconds of
-the check that finds everything up to date, of a run after one point was edited, and of tabulating
-and drawing all points again, each with its peak memory.
+Prints a Markdown table of wall and CPU seconds (all processes): of the shipped studies from
+nothing, and of a study of mode and rate from nothing, up to date, and after one rate was edited.
+With --against, the same in another checkout of this repository, whose environment is its .venv,
+right after each other, and the ratio of the CPU seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 REPO = Path(__file__).resolve().parents[1]
-TABLES = "results/studies/cheap/tables"
-HEADINGS = (
-    "points", "cold, s", "CPU/job, s", "up to date, s", "one point edited, s", "jobs then",
-    "tables, s", "tables, MiB", "figures, s", "figures, MiB",
-)  # fmt: skip
 
 
-def snakemake(folder: Path, cores: int) -> tuple[float, float, str]:
-    """Run the workflow; return wall and CPU seconds, and what it said."""
+class Cost(NamedTuple):
+    wall_s: float
+    cpu_s: float
+    ran: str
+    """What the run says that it ran."""
+
+
+def snakemake(checkout: Path, folder: Path, cores: int) -> Cost:
+    """Run the workflow of a checkout in a folder."""
+    python = sys.executable if checkout == REPO else str(checkout / ".venv/bin/python")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--snakefile", str(REPO / "Snakefile"), "--cores",
-         str(cores), "--nocolor", "simulations", f"{TABLES}/summary.csv"],
+        [python, "-m", "snakemake", "--snakefile", str(checkout / "Snakefile"),
+         "--cores", str(cores), "--nocolor"],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    wall = time.perf_counter() - start
+    wall_s = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
         sys.exit(done.stdout + done.stderr)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return wall, cpu, done.stderr
-
-
-def stage(folder: Path, *arguments: str) -> tuple[float, float]:
-    """Run a stage of the study by hand; return wall seconds and the peak MiB of its process."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "simlib.cli.run", "study", *arguments], cwd=folder,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        sys.exit(f"{arguments[0]} failed")
-    process.returncode = 0
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    ran = [line for line in done.stderr.splitlines() if line.startswith("ran ")]
+    return Cost(wall_s, cpu_s, ran[0].removeprefix("ran ").split(";")[0] if ran else "nothing")
 
 
 def write(folder: Path, rates: list[float]) -> None:
     study = {
         "defaults": {"sim_seconds": 20, "warmup_seconds": 2},
         "replicates": 1,
-        "studies": {"cheap": {"sweep": {"grid": {"arrival.rate_per_s": rates}}}},
+        "studies": {
+            "cheap": {
+                "sweep": {"grid": {"mode": ["mono", "disagg"], "arrival.rate_per_s": rates}},
+                "compare": {"factor": "mode", "baseline": "mono"},
+            }
+        },
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
 
 
-def measure(points: int, cores: int) -> list[str]:
-    rates = [round(1 + position / points, 6) for position in range(points)]
+def shipped(checkout: Path, cores: int) -> dict[str, Cost]:
+    """Run the studies of the repository's config.yaml as it stands here."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.yaml").write_bytes((checkout / "config.yaml").read_bytes())
+        return {"shipped studies, from nothing": snakemake(checkout, folder, cores)}
+
+
+def sweep(checkout: Path, cores: int, points: int) -> dict[str, Cost]:
+    """Run a study of two factors, again, and after an edit of one rate."""
+    rates = [round(1 + position / points, 6) for position in range(points // 2)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, rates)
-        cold, cpu, _ = snakemake(folder, cores)
-        snakemake(folder, cores)  # the first check reads every result
-        unchanged, _, _ = snakemake(folder, cores)
-        rates[points // 2] += 0.5 / points
+        costs = {f"{points} points, from nothing": snakemake(checkout, folder, cores)}
+        snakemake(checkout, folder, cores)  # the first check reads every result
+        costs[f"{points} points, up to date"] = snakemake(checkout, folder, cores)
+        rates[points // 4] += 0.5 / points
         write(folder, rates)
-        edited, _, said = snakemake(folder, cores)
-        ran = next(line for line in said.splitlines() if line.startswith("ran "))
-        study = "results/studies/cheap/study.json"
-        tables = stage(folder, "tables", study, "--output", TABLES)
-        figures = stage(folder, "figures", study, "--tables", TABLES, "--output", "figures")
+        costs[f"{points} points, one rate edited"] = snakemake(checkout, folder, cores)
         results = list(folder.glob("results/points/*/r0.npz"))
-        assert len(results) == points + 1, "points were lost"
+        assert len(results) == 2 * len(rates) + 2, "points were lost"
         assert json.loads((folder / "results/.verified.json").read_text())["files"]
-    return [
-        f"{points}", f"{cold:.1f}", f"{cpu / points:.3f}", f"{unchanged:.1f}", f"{edited:.1f}",
-        ran.removeprefix("ran ").split(";")[0], f"{tables[0]:.1f}", f"{tables[1]:.0f}",
-        f"{figures[0]:.1f}", f"{figures[1]:.0f}",
-    ]  # fmt: skip
+    return costs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--points", type=int, nargs="+", default=[100, 1000, 5000])
+    parser.add_argument("--points", type=int, nargs="+", default=[1000])
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--against", type=Path, help="another checkout, with a .venv")
     arguments = parser.parse_args()
-    print("| " + " | ".join(HEADINGS) + " |")
-    print("|" + "---|" * len(HEADINGS))
-    for points in arguments.points:
-        print("| " + " | ".join(measure(points, arguments.cores)) + " |", flush=True)
+    headings = ["run", "wall, s", "CPU, s", "ran"]
+    if arguments.against:
+        headings += ["wall there, s", "CPU there, s", "CPU ratio"]
+    print("| " + " | ".join(headings) + " |")
+    print("|" + "---|" * len(headings))
+    cases = [(shipped, ()), *((sweep, (points,)) for points in arguments.points)]
+    for case, given in cases:
+        here = case(REPO, arguments.cores, *given)
+        there = {}
+        if arguments.against:
+            there = case(arguments.against.resolve(), arguments.cores, *given)
+        for name, cost in here.items():
+            cells = [name, f"{cost.wall_s:.1f}", f"{cost.cpu_s:.1f}", cost.ran]
+            if name in there:
+                other = there[name]
+                ratio = cost.cpu_s / other.cpu_s
+                cells += [f"{other.wall_s:.1f}", f"{other.cpu_s:.1f}", f"{ratio:.2f}"]
+            print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
