@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from simlib.errors import InvalidParameterError
 from simlib.stats.intervals import as_column
+from simlib.stats.relaxation import FEWEST_RELAXATIONS
 
 StabilityVerdict = Literal["stable", "unstable", "undetermined"]
 
@@ -142,3 +143,87 @@ def verdict_of_drifts(rho_per_pool: Mapping[str, float], drifts: Sequence[Drift]
     if tau >= max(0.25, 0.5 / root) and growth >= _MATERIAL_GROWTH_DOUBTFUL:
         return Stability("undetermined", f"waits drift upwards, run too short to tell ({seen})")
     return Stability("stable", seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Offered load per server of one pool."""
+
+    rho: float
+    """NaN where it is not known."""
+    standard_error: float = 0.0
+    """0 where rho follows from the configuration."""
+
+    @classmethod
+    def measured(cls, rho: float, requests: float, work_scv: float) -> Load:
+        """Return a load that was measured on `requests` requests that arrive at random.
+
+        The work that arrives is a compound Poisson sum, so its relative variance is
+        (1 + squared coefficient of variation of a request's work) over the number of requests.
+
+        Parameters
+        ----------
+        rho : float
+            Work that arrived over what could have been served.
+        requests : float
+            How many requests brought it, over all replicates.
+        work_scv : float
+            Squared coefficient of variation of a request's work.
+        """
+        if requests <= 0:
+            return cls(math.nan)
+        return cls(rho, rho * math.sqrt((1.0 + work_scv) / requests))
+
+
+def judge(loads: Mapping[str, Load], drifts: Sequence[Drift], relaxations: float) -> Stability:
+    """Return the verdict on a point from its loads, its waits' drift and its windows' length.
+
+    *Unstable* where a pool's rho is 1 or more beyond its sampling error, or where waits rise all
+    through the windows (a limit that rho does not know, such as memory). *Undetermined* where rho
+    and its error reach 1, where waits drift, or where a window is shorter than
+    `simlib.stats.relaxation.FEWEST_RELAXATIONS` relaxation times, in which a stable queue and an
+    unstable one look alike. *Stable* otherwise.
+
+    Parameters
+    ----------
+    loads : mapping of pool name to Load
+    drifts : sequence of Drift
+        One per replicate.
+    relaxations : float
+        Relaxation times of the slowest pool in each replicate's window; NaN where not known.
+    """
+    for pool, load in loads.items():
+        if load.standard_error < 0:
+            raise InvalidParameterError(
+                f"loads[{pool!r}].standard_error", load.standard_error, ">= 0"
+            )
+    sure = {pool: load.rho - _ONE_SIDED_95 * load.standard_error for pool, load in loads.items()}
+    over = [f"{pool} {_written(loads[pool])}" for pool, least in sure.items() if least >= 1]
+    if over:
+        return Stability("unstable", f"offered load rho >= 1: {', '.join(over)}")
+    # what rho does not say: the drift alone decides on rho strictly below 1
+    below = {
+        pool: load.rho if math.isnan(load.rho) else min(load.rho, _JUST_BELOW_1)
+        for pool, load in loads.items()
+    }
+    seen = verdict_of_drifts(below, drifts)
+    near = [
+        f"{pool} {_written(load)}"
+        for pool, load in loads.items()
+        if load.rho + _ONE_SIDED_95 * load.standard_error >= 1
+    ]
+    if near and seen.verdict != "unstable":
+        return Stability("undetermined", f"rho reaches 1 within its error: {', '.join(near)}")
+    if seen.verdict == "stable" and relaxations < FEWEST_RELAXATIONS:
+        reason = f"the window is {relaxations:.1f} relaxation times long"
+        return Stability("undetermined", f"{reason}, too short to tell ({seen.reason})")
+    return seen
+
+
+_ONE_SIDED_95 = 1.645
+_JUST_BELOW_1 = 1.0 - 1e-9
+
+
+def _written(load: Load) -> str:
+    error = f" ± {load.standard_error:.3f}" if load.standard_error else ""
+    return f"{load.rho:.3f}{error}"
