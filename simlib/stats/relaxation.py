@@ -33,15 +33,17 @@ from simlib.errors import InvalidParameterError
 
 FEWEST_RELAXATIONS = 5.0
 """A replicate of fewer relaxation times has too skewed a mean."""
-FEWEST_BURSTS = 4.0
+FEWEST_BURSTS = 6.0
 """Bursts of requests beyond a percentile that all runs together should be expected to have."""
 LARGEST_BIAS = 0.25
 """Initial bias that is small enough, as a share of the distance to the interval's upper end."""
-FEWEST_EFFECTIVE = 20.0
+FEWEST_EFFECTIVE = 100.0
 """Requests over the kurtosis of their work: with fewer, the longest few decide the mean."""
-BATCH_RELAXATIONS = 5.0
+FEWEST_TAIL = 4.0
+"""The same for a p99; in proportion to what lies beyond for other percentiles."""
+BATCH_RELAXATIONS = 10.0
 """Batches shorter than this are correlated."""
-FEWEST_BATCHES = 8
+FEWEST_BATCHES = 10
 MOST_BATCHES = 20
 
 
@@ -143,7 +145,7 @@ class RunLength:
                 f"p{percent:g} needs {FEWEST_BURSTS / beyond:.0f} relaxation times in all "
                 f"replicates, got {self.runs * self.relaxations:.0f}"
             )
-        needed = FEWEST_EFFECTIVE if percent is None else FEWEST_BURSTS * 0.01 / beyond
+        needed = FEWEST_EFFECTIVE if percent is None else FEWEST_TAIL * 0.01 / beyond
         if effective < needed:
             return "the longest few requests decide it (heavy tail)"
         return ""
@@ -161,7 +163,7 @@ class RunLength:
         else:
             beyond = 1.0 - percent / 100.0
             needed = FEWEST_BURSTS / beyond * self.relaxation / self.runs
-            tail = FEWEST_BURSTS * 0.01 / beyond * self.work_kurtosis / self.runs
+            tail = FEWEST_TAIL * 0.01 / beyond * self.work_kurtosis / self.runs
         return max(needed, 0.0 if math.isnan(tail) else tail)
 
 
