@@ -1,9 +1,9 @@
 """Queues whose TTFT is simulated by exact recursions, many runs at a time, and their truths.
 
-The token-rate model's deployments: a monolithic pool serves prompt and output of a request on one of
-its GPUs (M/M/c, M/G/c), a disaggregated one serves them on a GPU each, one after the other (tandem).
-Times are in mean services. Both are the FCFS recursion of `simlib.core.recursion`, vectorised over
-runs; a test compares them.
+The token-rate model's deployments: a monolithic pool serves prompt and output of a request on one
+of its GPUs (M/M/c, M/G/c), a disaggregated one on a GPU each, one after the other (tandem). Times
+are in mean services. Both are the FCFS recursion of `simlib.core.recursion`, vectorised over runs;
+a test compares them.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ class Queue:
         prompt, work = self.draw_work(rng, shape)
         return waits(arrival, work, self.servers) + prompt
 
-    def draw_work(
-        self, rng: np.random.Generator, shape: tuple[int, int]
-    ) -> tuple[Floats, Floats]:
+    def draw_work(self, rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
         """Return a monolithic pool's work for each prompt, and for all of each request."""
         if self.sigma is None:
             work = self._length(rng, shape)

@@ -10,8 +10,8 @@ a weighted sum of the replicates,
     w = \tfrac1n \mathbf 1 - C (C^T C)^{-1} \bar z, \qquad C = Z - \mathbf 1 \bar z^T,
 
 with Z the deviations of the controls from their known means, and its standard error is
-:math:`s \lVert w \rVert` with s from the residuals and :math:`n - 1 - k` degrees of freedom. Without
-controls it is the plain mean with its standard error.
+:math:`s \lVert w \rVert` with s from the residuals and :math:`n - 1 - k` degrees of freedom.
+Without controls it is the plain mean with its standard error.
 
 Source: S. S. Lavenberg, P. D. Welch, "A perspective on the use of control variables to increase the
 efficiency of Monte Carlo simulations", *Management Science* 27 (1981), doi:10.1287/mnsc.27.3.322.
@@ -40,7 +40,7 @@ class Design:
     weights: Floats
     """Weight of each replicate; they sum to 1; shape (n,)."""
     basis: Floats
-    """Orthonormal columns of what is explained: the constant, and the controls; shape (n, 1 + k)."""
+    """Orthonormal columns of what is explained: a constant, then controls; shape (n, 1 + k)."""
 
     @property
     def degrees_of_freedom(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -60,16 +61,14 @@ def ratio_crossovers(x: ArrayLike, ratios: Sequence[Interval]) -> list[Crossover
 
 
 def _within(x: Floats, ratios: list[Interval]) -> list[Crossover]:
-    cells = [np.linspace(a, b, _STEPS, endpoint=False) for a, b in zip(x[:-1], x[1:], strict=True)]
+    cells = [np.linspace(a, b, _STEPS, endpoint=False) for a, b in pairwise(x)]
     fine = np.append(np.concatenate(cells), x[-1])
     curves = [
         PchipInterpolator(x, [_log(getattr(one, end)) for one in ratios])(fine)
         for end in ("low", "estimate", "high")
     ]
-    bands = [Interval(*values, _METHOD) for values in np.stack(curves, axis=1).tolist()]
-    return [
-        replace(one, x=replace(one.x, method=_METHOD)) for one in crossovers(fine, bands)
-    ]
+    bands = [Interval(low, at, high, _METHOD) for low, at, high in np.stack(curves, axis=1)]
+    return [replace(one, x=replace(one.x, method=_METHOD)) for one in crossovers(fine, bands)]
 
 
 def _log(value: float) -> float:

@@ -1,4 +1,4 @@
-"""What the runs of a point say of a mean or percentile: the one way to a number and its interval."""
+"""What a point's runs say of a mean or a percentile: the one way to both and their intervals."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@ r"""Verdicts of a study: its primary comparisons are one family, held to 5% toge
 
 The primary tests are those a study was made for. "Faster" and "slower" are claimed by Holm's
 procedure over them, so the chance of even one wrong claim in the study is at most 5%. "Equal within
-the margin" is claimed by Holm's procedure over their equivalence tests, held to 5% likewise. What is
-neither is too close to call with these data. Everything else is secondary: its tests are made one by
-one, which the reader has to know.
+the margin" is claimed by Holm's procedure over their equivalence tests, held to 5% likewise. What
+is neither is too close to call with these data. Everything else is secondary: its tests are made
+one by one, which the reader has to know.
 
 Sides that are identical, or that are unstable, are no tests, and take no room in the family.
 """
@@ -105,9 +105,7 @@ def _no_test(one: Comparison) -> str:
     return ""
 
 
-def _adjusted(
-    p: np.ndarray, family: np.ndarray, tested: np.ndarray
-) -> np.ndarray:
+def _adjusted(p: np.ndarray, family: np.ndarray, tested: np.ndarray) -> np.ndarray:
     adjusted = np.where(tested, p, math.nan)
     adjusted[family] = holm(p[family]).adjusted_p
     return adjusted

@@ -13,8 +13,8 @@ Brownian motion, to which loaded queues tend, that share is
 
 .. math:: 1 - H_1(t) = 2 (1 + t)\,\Phi(-\sqrt t) - 2 \sqrt t\,\varphi(\sqrt t),
 
-with :math:`t = 2` a relaxation time. Both err towards short waits. So what a short run supports is a
-lower bound: the upper end of its interval is open.
+with :math:`t = 2` a relaxation time. Both err towards short waits. So what a short run supports is
+a lower bound: the upper end of its interval is open.
 
 Source: J. Abate, W. Whitt, "Transient behavior of regulated Brownian motion, I: starting at the
 origin", *Advances in Applied Probability* 19 (1987), doi:10.2307/1427408; G. F. Newell,
@@ -26,15 +26,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from scipy import integrate, special
 
 from simlib.errors import InvalidParameterError
 
 FEWEST_RELAXATIONS = 5.0
-"""A replicate of fewer relaxation times has too skewed a mean."""
+"""A replicate of fewer relaxation times has too skewed a mean. This and the following limits were
+chosen by coverage, on other cases than the documented coverage table has."""
 FEWEST_BURSTS = 6.0
-"""Bursts of requests beyond a percentile that all runs together should be expected to have."""
+"""Relaxation times, in all runs together, that lie beyond a percentile: about the number of
+independent bursts there."""
 LARGEST_BIAS = 0.25
 """Initial bias that is small enough, as a share of the distance to the interval's upper end."""
 FEWEST_EFFECTIVE = 100.0
@@ -44,7 +45,9 @@ FEWEST_TAIL = 4.0
 BATCH_RELAXATIONS = 10.0
 """Batches shorter than this are correlated."""
 FEWEST_BATCHES = 10
+"""A single run that gives no more batches has no interval."""
 MOST_BATCHES = 20
+_AN_INSTANT = 1e-6
 
 
 def relaxation_requests(rho: float, work_scv: float, arrival_scv: float = 1.0) -> float:
@@ -80,7 +83,7 @@ def initial_bias(warmup_relaxations: float, window_relaxations: float) -> float:
     start, length = 2.0 * warmup_relaxations, 2.0 * window_relaxations
     if math.isinf(length) or math.isnan(length):
         return 0.0 if math.isinf(length) else math.nan
-    if length == 0:
+    if length < _AN_INSTANT:
         return _missing_share(start)
     area, _ = integrate.quad(_missing_share, start, min(start + length, start + 200.0))
     return float(area / length)
@@ -116,11 +119,12 @@ class RunLength:
     def batches(self) -> int:
         """Return into how many batches each replicate is cut: 1, or more where few are long.
 
-        About 20 together, each at least `BATCH_RELAXATIONS` long; 0 if a single run is too short.
+        At least `MOST_BATCHES` together where replicates are fewer than `FEWEST_BATCHES`, each at
+        least `BATCH_RELAXATIONS` long. 0 if a single run is too short.
         """
         if math.isnan(self.relaxation):
             return 1 if self.runs > 1 else FEWEST_BATCHES
-        wanted = -(-MOST_BATCHES // self.runs) if self.runs < 10 else 1
+        wanted = -(-MOST_BATCHES // self.runs) if self.runs < FEWEST_BATCHES else 1
         fitting = int(min(self.relaxations / BATCH_RELAXATIONS, wanted))
         if self.runs > 1:
             return max(fitting, 1)

@@ -45,7 +45,10 @@ def test_controls_narrow_a_median_too():
     rng = np.random.default_rng(3)
     shift = rng.standard_normal((30, 1))
     runs = [np.sort(rng.standard_exponential(500) + 3 + 0.5 * s) for s in shift[:, 0]]
-    plain_curve, sharp = percentile_curve(runs, 50.0), percentile_curve(runs, 50.0, controlled(shift))
+    plain_curve, sharp = (
+        percentile_curve(runs, 50.0),
+        percentile_curve(runs, 50.0, controlled(shift)),
+    )
     assert sharp.gain > 4
     assert sharp.interval().half_width < 0.6 * plain_curve.interval().half_width
 
@@ -65,7 +68,9 @@ def test_without_controls_it_is_the_plain_mean():
     y = np.array([1.0, 2.0, 4.0])
     design = plain(3)
     assert float(design.estimate(y)) == pytest.approx(np.mean(y))
-    assert float(design.error(design.residuals(y))) == pytest.approx(np.std(y, ddof=1) / math.sqrt(3))
+    assert float(design.error(design.residuals(y))) == pytest.approx(
+        np.std(y, ddof=1) / math.sqrt(3)
+    )
     assert design.gain(y) == 1.0
 
 

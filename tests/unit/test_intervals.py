@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 import sys
 from pathlib import Path
@@ -29,15 +29,12 @@ REPO = Path(__file__).parents[2]
 samples = arrays(np.float64, st.integers(2, 30), elements=st.floats(-1e6, 1e6))
 
 
-def coverage_module():
-    """Load benchmarks/interval_coverage.py, which is a script and not part of the package."""
-    spec = importlib.util.spec_from_file_location(
-        "coverage_bench", REPO / "benchmarks/interval_coverage.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def benchmark(name):
+    """Load a script of benchmarks/, which is no package."""
+    folder = str(REPO / "benchmarks")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(name)
 
 
 def normal(n, seed=1):
@@ -238,28 +235,38 @@ def test_the_benchmark_queue_is_the_fast_engines_queue():
     """Coverage is measured on the same FCFS recursion that studies run."""
     from simlib.core.recursion import fcfs
 
-    bench = coverage_module()
+    bench = benchmark("queues")
     rng = np.random.default_rng(3)
     for servers in (1, 3):
-        gaps = rng.standard_exponential((2, 2000)) / (0.8 * servers)
+        arrival = np.cumsum(rng.standard_exponential((2, 2000)), axis=1) / (0.8 * servers)
         service = rng.standard_exponential((2, 2000))
-        waits = bench.waits(gaps, service, servers)
+        waits = bench.waits(arrival, service, servers)
         for run in range(2):
-            arrival = np.cumsum(gaps[run])
-            start, _ = fcfs(arrival, service[run], servers)
-            np.testing.assert_allclose(waits[run], start - arrival, atol=1e-9)
+            start, _ = fcfs(arrival[run], service[run], servers)
+            np.testing.assert_allclose(waits[run], start - arrival[run], atol=1e-9)
+
+
+def test_the_benchmark_tandem_is_the_fast_engines_disaggregated_deployment():
+    from simlib.core.recursion import fcfs
+
+    bench = benchmark("queues")
+    _, disagg = bench.architectures(np.random.default_rng(5), 0.9, 0.8, 1, 3000)
+    rng = np.random.default_rng(5)
+    arrival = np.cumsum(rng.standard_exponential((1, 3000)), axis=1)[0] / 1.6
+    prompt, output = (0.5 * np.exp(0.9 * rng.standard_normal((1, 3000))[0] - 0.405) for _ in "po")
+    prefill_end = fcfs(arrival, prompt, 1)[0] + prompt
+    np.testing.assert_allclose(disagg[0], fcfs(prefill_end, output, 1)[0] - arrival, atol=1e-9)
 
 
 @pytest.mark.slow
-def test_intervals_cover_the_truth_of_known_queues():
-    """A small version of benchmarks/interval_coverage.py, within four standard errors of 95%."""
-    bench = coverage_module()
-    studies = 200
-    for queue in bench.QUEUES[:3]:
-        long_run = bench.long_run_p99_s(queue, 0.5, 2_000, seed=11)
-        rows = bench.coverage_rows(queue, 0.5, 5_000, studies, 11, long_run)
-        replicated = {row.quantity: row.covered_percent for row in rows if row.limits is not None}
-        assert replicated["mean wait"] >= 88.8
-        assert replicated["p99 wait"] >= 86.0
-    # An A/A family errs in at most 5% (standard error 1.5 points).
-    assert bench.false_families(studies, seed=11)[0] <= 10.0
+def test_intervals_cover_the_truth_of_a_known_queue():
+    """A small version of benchmarks/coverage.py, within four standard errors of 95%."""
+    bench = benchmark("coverage")
+    queue = bench.Queue("M/M/1", 1, None)
+    cells = bench.value_cells(queue, 0.5, 2_000, 60, 11, queue.truth(0.5))
+    for cell in cells:
+        assert cell.empty_percent == 0
+        if cell.replicates == 10:  # 120 studies
+            assert cell.covered_percent >= 87.0
+    # an A/A family errs in at most 5% (standard error 2.8 points)
+    assert bench.power(0.0, False, 60, 11).wrong_percent <= 16.0

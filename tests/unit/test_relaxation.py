@@ -67,7 +67,7 @@ def test_a_short_replicate_leaves_the_mean_open():
 def test_a_percentile_needs_bursts_beyond_it_in_all_replicates_together():
     tau = relaxation_requests(0.8, 1.0)  # 72 requests
     few, many = RunLength(10, 2000, 500, tau), RunLength(30, 2000, 500, tau)
-    assert "p99 needs 400 relaxation times" in few.too_short(99.0)
+    assert "p99 needs 600 relaxation times" in few.too_short(99.0)
     assert few.too_short(90.0) == ""
     assert many.too_short(99.0) == ""
 
@@ -101,7 +101,7 @@ def test_the_requests_asked_for_are_just_enough(percent, rho, runs):
 
 @pytest.mark.parametrize(
     ("runs", "relaxations", "batches"),
-    [(1, 39, 0), (1, 40, 8), (1, 1000, 20), (2, 1000, 10), (5, 1000, 4), (5, 7, 1), (10, 1000, 1)],
+    [(1, 99, 0), (1, 100, 10), (1, 1000, 20), (2, 1000, 10), (5, 1000, 4), (5, 17, 1), (10, 9, 1)],
 )
 def test_few_long_replicates_are_cut_into_batches(runs, relaxations, batches):
     assert RunLength(runs, relaxations * 10, 0, 10).batches() == batches
@@ -113,7 +113,7 @@ def test_a_short_single_run_has_an_estimate_and_says_what_it_needs():
     interval = curve.interval()
     assert interval.estimate == pytest.approx(np.mean(run))
     assert math.isnan(interval.low)
-    assert "one run of 2 relaxation times gives no interval, 40 would" in interval.reason
+    assert "one run of 2 relaxation times gives no interval, 100 would" in interval.reason
 
 
 def test_an_empty_start_without_warm_up_leaves_the_upper_end_open():

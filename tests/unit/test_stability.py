@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simlib.errors import InvalidParameterError
-from simlib.stats.stability import Drift, drift, verdict, verdict_of_drifts
+from simlib.stats.stability import Drift, Load, drift, judge, verdict, verdict_of_drifts
 
 
 def queue(rho, requests, seed, service=None, servers=1):
@@ -140,3 +140,55 @@ def test_simultaneous_arrivals_are_allowed():
 def test_bad_input_is_named(call, name):
     with pytest.raises(InvalidParameterError, match=rf"^{name} must be"):
         call()
+
+
+def settled(n=2000, seed=1):
+    """Waits without a trend, and their arrival times."""
+    rng = np.random.default_rng(seed)
+    return rng.standard_exponential(n), np.cumsum(rng.standard_exponential(n))
+
+
+def judged(rho, error=0.0, relaxations=100.0, waits=None):
+    waits, at = settled() if waits is None else waits
+    return judge({"pool": Load(rho, error)}, [drift(waits, at)], relaxations)
+
+
+def test_a_load_that_reaches_one_within_its_error_is_undetermined():
+    assert judged(0.97).verdict == "stable"
+    near = judged(0.97, 0.02)
+    assert near.verdict == "undetermined"
+    assert near.reason == "rho reaches 1 within its error: pool 0.970 ± 0.020"
+    assert judged(1.02, 0.02).verdict == "undetermined"
+    assert judged(1.02, 0.01).verdict == "unstable"
+    assert judged(1.0).verdict == "unstable"
+
+
+def test_a_window_of_few_relaxation_times_is_undetermined():
+    short = judged(0.95, relaxations=2.0)
+    assert short.verdict == "undetermined"
+    assert "2.0 relaxation times long" in short.reason
+    assert judged(0.95, relaxations=math.nan).verdict == "stable"
+
+
+def test_waits_that_rise_are_unstable_whatever_the_load_says():
+    n = 2000
+    rising = np.arange(n) + settled(n)[0], np.arange(n, dtype=float)
+    assert judged(0.5, waits=rising).verdict == "unstable"
+    assert judged(math.nan, relaxations=math.nan, waits=rising).verdict == "unstable"
+    assert judged(0.97, 0.02, waits=rising).verdict == "unstable"
+
+
+def test_the_error_of_a_measured_load_is_that_of_a_compound_poisson_sum():
+    rng = np.random.default_rng(2)
+    n = 4000
+    rho = []
+    for _ in range(400):
+        arrivals = rng.poisson(n)
+        rho.append(rng.standard_exponential(arrivals).sum() / n)
+    assert Load.measured(1.0, n, 1.0).standard_error == pytest.approx(np.std(rho), rel=0.15)
+    assert math.isnan(Load.measured(0.0, 0, 1.0).rho)
+
+
+def test_a_negative_error_is_refused():
+    with pytest.raises(InvalidParameterError, match="standard_error"):
+        judged(0.5, -0.1)
