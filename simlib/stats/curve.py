@@ -15,7 +15,7 @@ score is Hall's monotone transform of the t statistic,
 with the sample skewness :math:`\hat\gamma`. Without skewness it is T, and the interval Student's.
 
 Source: P. Hall, "On the removal of skewness by transformation", *Journal of the Royal Statistical
-Society B* 54 (1992), doi:10.1111/j.2517-6161.1992.tb01876.x.
+Society B* 54 (1992), 221-228.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 r"""Is a run long enough? Relaxation time, initial bias, and what follows for intervals.
 
-A loaded queue forgets slowly. Its relaxation time, in requests, is in heavy traffic
+A loaded queue forgets slowly. Its relaxation time, in requests, is that of M/M/1 times the
+variability of its arrivals and its work, as in heavy traffic,
 
 .. math:: \tau = \frac{\rho\,(c_a^2 + c_s^2)}{2\,(1 - \sqrt\rho)^2},
 
@@ -17,8 +18,7 @@ with :math:`t = 2` a relaxation time. Both err towards short waits. So what a sh
 a lower bound: the upper end of its interval is open.
 
 Source: J. Abate, W. Whitt, "Transient behavior of regulated Brownian motion, I: starting at the
-origin", *Advances in Applied Probability* 19 (1987), doi:10.2307/1427408; G. F. Newell,
-*Applications of Queueing Theory* (1982), doi:10.1007/978-94-009-5970-5.
+origin", *Advances in Applied Probability* 19 (1987), doi:10.2307/1427408.
 """
 
 from __future__ import annotations
