@@ -283,8 +283,9 @@ def page(
         "forms, or runs of 60 million requests. *Covered* counts, of the studies with an interval, "
         "those that hold the truth (an open end holds all beyond it); *all above* those whose "
         "lower end is above it, nominally 2.5%. Half-widths are relative, medians over the "
-        f"intervals with both ends. The methods and their limits were chosen on other cases: {CHOSEN_ON}. A "
-        "coverage of 95% measured on 300 studies has a standard error of 1.3 points, on 60 of 2.8.",
+        "intervals with both ends. The methods and their limits were chosen on other cases: "
+        f"{CHOSEN_ON}. A coverage of 95% measured on 300 studies has a standard error of 1.3 "
+        "points, on 60 of 2.8.",
         "",
         "**Values.**",
         "",

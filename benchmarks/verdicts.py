@@ -113,7 +113,7 @@ class Crossings:
     """Studies in which a claimed difference lies inside the crossover's interval."""
 
 
-CANDIDATE = Side(0.8, 1.0)
+CANDIDATE = Side(0.8, 2.0)
 LOADS = (0.2, 0.35, 0.5, 0.65, 0.75, 0.85)
 
 
