@@ -310,7 +310,7 @@ def page(
         "",
         *row_table(verdicts),
         "",
-        "**Control variates**: arrivals, work and squared work of each replicate of 2,000 "
+        "**Control variates**: offered load, squared work and arrivals of each replicate of 2,000 "
         "requests.",
         "",
         *row_table(controls),

@@ -241,7 +241,7 @@ class Control:
 def control_rows(
     sigma: float | None, rho: float, replicates: int, studies: int, seed: int
 ) -> list[Control]:
-    """Return the gain of controlling arrivals, work and squared work, for mean and median."""
+    """Return the gain of controlling the offered load, squared work and arrivals."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(5,)))
     requests, warmup = 2_000, 500
     queue = Queue("M/M/1" if sigma is None else f"M/G/1, sigma {sigma:g}", 1, sigma)
@@ -259,9 +259,9 @@ def control_rows(
         ttft = (waits(arrival, work, 1) + prompt)[:, warmup:]
         deviations = np.stack(
             [
-                gaps.mean(axis=1) - 1.0,
-                work.mean(axis=1) - moments[0],
+                work.mean(axis=1) - moments[0] - (gaps.mean(axis=1) - 1.0),  # offered load
                 (work**2).mean(axis=1) - moments[1],
+                gaps.mean(axis=1) - 1.0,
             ],
             axis=1,
         )
