@@ -48,6 +48,7 @@ FEWEST_BATCHES = 10
 """A single run that gives no more batches has no interval."""
 MOST_BATCHES = 20
 _AN_INSTANT = 1e-6
+_LONG = 1e3
 
 
 def relaxation_requests(rho: float, work_scv: float, arrival_scv: float = 1.0) -> float:
@@ -169,6 +170,39 @@ class RunLength:
             needed = FEWEST_BURSTS / beyond * self.relaxation / self.runs
             tail = FEWEST_TAIL * 0.01 / beyond * self.work_kurtosis / self.runs
         return max(needed, 0.0 if math.isnan(tail) else tail)
+
+    def requests_for_precision(
+        self, percent: float | None, half_width: float, wanted: float
+    ) -> float:
+        """Return the requests that each replicate's window needs for an interval that is narrow.
+
+        Widths shrink with the root of the window, the initial bias with the window itself; both
+        must meet the goal, and the window must bound the interval (`requests_for`).
+
+        Parameters
+        ----------
+        percent : float or None
+            Of the percentile; None for the mean.
+        half_width : float
+            Relative half-width of the interval now; inf or NaN where it is open or empty.
+        wanted : float
+            Relative half-width that is wanted, > 0.
+
+        Returns
+        -------
+        float
+            Not less than the present requests; inf for an overloaded queue.
+        """
+        if not wanted > 0:
+            raise InvalidParameterError("wanted", wanted, "> 0")
+        needed = [self.requests, self.requests_for(percent)]
+        if math.isfinite(half_width):
+            needed.append(self.requests * (half_width / wanted) ** 2)
+        if math.isfinite(self.relaxation) and self.relaxation > 0:
+            warmup = self.warmup_requests / self.relaxation
+            missed = initial_bias(warmup, _LONG) * _LONG  # relaxation times' worth of waiting
+            needed.append(missed * self.relaxation / (LARGEST_BIAS * wanted))
+        return max(needed)
 
 
 def _over(requests: float, relaxation: float) -> float:

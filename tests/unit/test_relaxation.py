@@ -134,3 +134,23 @@ def test_batches_of_a_run_have_the_run_as_their_estimate():
     assert len(units.parts) == 20
     assert curve_of(units, None).estimate == np.mean(run)
     assert curve_of(units, 99.0).estimate == pytest.approx(np.percentile(run, 99))
+
+
+@given(st.floats(0.3, 0.97), st.floats(0.01, 0.3), st.floats(0, 500))
+def test_the_requests_for_a_precision_meet_width_and_bias(rho, wanted, warmup):
+    tau = relaxation_requests(rho, 1.0)
+    now = RunLength(10, 5000, warmup, tau, 6.0)
+    needed = now.requests_for_precision(None, 0.4, wanted)
+    longer = RunLength(10, needed, warmup, tau, 6.0)
+    assert longer.too_short(None) == "" or needed == pytest.approx(now.requests_for(None))
+    assert longer.bias <= 0.25 * wanted * 1.01
+    assert 0.4 * math.sqrt(5000 / needed) <= wanted * 1.001
+    assert needed >= 5000
+
+
+def test_a_precision_that_is_met_asks_for_nothing_more():
+    now = RunLength(10, 10**6, 10**4, 50.0, 6.0)
+    assert now.requests_for_precision(99.0, 0.04, 0.05) == 10**6
+    assert math.isinf(RunLength(10, 10**6, 0, math.inf).requests_for_precision(None, 0.1, 0.05))
+    with pytest.raises(InvalidParameterError, match="wanted"):
+        now.requests_for_precision(None, 0.1, 0.0)
