@@ -107,13 +107,13 @@ def pair_of(config: SimConfig, replicates: int) -> tuple[Pair, dict[str, list[di
         own = config.model_copy(update={"mode": mode})
         # a replayed trace has no randomness, unless a router or a discipline draws
         records = [simulate(own, r) for r in range(replicates if is_random(own) else 1)]
-        sides.append(Side(mode, own, measure_point(records, own), partial(_first, records)))
+        sides.append(Side(mode, own, measure_point(records, own), partial(_same, records)))
         runs[mode] = [statistics_of(one, own) for one in records]
     return Pair({}, *sides), runs
 
 
-def _first(records: Sequence[RequestRecords]) -> RequestRecords:
-    return records[0]
+def _same(records: Sequence[RequestRecords]) -> Sequence[RequestRecords]:
+    return records
 
 
 def differences(pair: Pair) -> list[dict[str, Any]]:
@@ -124,11 +124,13 @@ def differences(pair: Pair) -> list[dict[str, Any]]:
     list of dict
         By metric: ``mono`` and ``disagg``, the estimates over the replicates; ``difference``
         (disagg - mono) and its 95% interval, ``low`` to ``high``; ``relative`` (difference / mono);
-        ``p_adjusted`` and ``verdict``, family-wise at 5% over all statistics of comparison.csv; and
-        ``note``, why something is missing. NaN where the data do not support a number.
+        ``p_adjusted`` and ``verdict``, family-wise at 5% for mean and p99 of TTFT, one by one for
+        all else; ``other_definitions`` of TTFT that would turn the verdict; and ``note``, why
+        something is missing. NaN where the data do not support a number.
     """
     from simlib.core.metrics import statistic_named
-    from simlib.study.tables.comparison import compare_pairs, compare_rate
+    from simlib.study.tables.comparison import compare_pairs
+    from simlib.study.tables.joints import rate_joint
 
     shown = _shown()
     rows = []
@@ -147,10 +149,11 @@ def differences(pair: Pair) -> list[dict[str, Any]]:
                     "relative": line["ratio"] - 1,
                     "p_adjusted": line["p_adjusted"],
                     "verdict": line["verdict"],
+                    "other_definitions": line["other_definitions"],
                     "note": line["note"],
                 }
             )
-    done = compare_rate(pair, THROUGHPUT)
+    done = rate_joint(pair, THROUGHPUT)
     mono, disagg = (side.point.mean(THROUGHPUT) for side in pair.sides)
     rows.append(
         {
@@ -164,6 +167,7 @@ def differences(pair: Pair) -> list[dict[str, Any]]:
             "relative": done.ratio.estimate - 1,
             "p_adjusted": math.nan,
             "verdict": "",
+            "other_definitions": "",
             "note": done.difference.reason,
         }
     )
@@ -172,11 +176,13 @@ def differences(pair: Pair) -> list[dict[str, Any]]:
 
 def _shown() -> list[str]:
     """Return the statistics that are shown: all of TTFT, and of others mean and last percentile."""
-    from simlib.core.metrics import metrics_of
+    from simlib.core.metrics import TTFT_BY, metrics_of
 
     names = []
     for metric in metrics_of("requests"):
         statistics = metric.statistics
+        if metric in TTFT_BY.values():  # said beside the verdicts
+            continue
         if metric.name != "ttft":
             statistics = tuple(dict.fromkeys((statistics[0], statistics[-1])))
         names += [statistic.name for statistic in statistics]
@@ -269,22 +275,31 @@ def _as_text(pair: Pair, rows: Sequence[Mapping[str, Any]]) -> str:
         if row["note"] and row["verdict"] == "not tested":
             notes.setdefault(row["note"], []).append(row["label"].removesuffix(" (s)"))
     lines += [f"not tested   {', '.join(labels)}: {note}" for note, labels in notes.items()]
+    lines += [
+        f"but          {row['label'].removesuffix(' (s)')} by {row['other_definitions']}"
+        for row in rows
+        if row["other_definitions"]
+    ]
     return "\n".join(lines)
 
 
 def _difference(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the difference's cells; what is only rounding of times counts as none."""
-    from simlib.study.tables.comparison import NOTHING
+    from simlib.stats.intervals import RESOLUTION
 
     missing = "–"
     if math.isnan(row["difference"]):
         return {"difference": missing, "interval": missing, "relative": missing}
-    if abs(row["difference"]) <= NOTHING:
+    if abs(row["difference"]) <= RESOLUTION:
         return {"difference": "0", "interval": missing, "relative": "0.0%"}
-    interval = f"{row['low']:+.3g} to {row['high']:+.3g}"
+    low, high = (
+        open_end if math.isnan(end) else f"{end:+.3g}"
+        for end, open_end in ((row["low"], "−∞"), (row["high"], "∞"))
+    )
+    interval = f"{low} to {high}"
     return {
         "difference": f"{row['difference']:+.4g}",
-        "interval": missing if math.isnan(row["low"]) else interval,
+        "interval": missing if math.isnan(row["low"]) and math.isnan(row["high"]) else interval,
         "relative": _relative(row["relative"]),
     }
 

@@ -35,6 +35,7 @@ def main(config: str | None, replicate: int, output: Path | None, **given: Any) 
     from simlib.cli.run import json_ready
     from simlib.core.settings import resolve_config
     from simlib.serving.timeline import TimedRecords
+    from simlib.stats.relaxation import RunLength
     from simlib.study.jobs.simulate import simulate
     from simlib.study.measurement.over_time import gaps_in_window, measure_over_time
 
@@ -43,7 +44,7 @@ def main(config: str | None, replicate: int, output: Path | None, **given: Any) 
     overrides = {"serving": "batching", "timeline": True}
     resolved = resolve_config(config, overrides | overrides_of({**given, "config": config}))
     records = simulate(resolved, replicate)
-    measured = measure_over_time([records], resolved)
+    measured = measure_over_time([records], resolved, RunLength(runs=1, requests=len(records)))
     if measured is None or not isinstance(records, TimedRecords):
         raise InvalidParameterError("timeline", False, "true (simlib timeline shows nothing else)")
     length_s = resolved.sim_seconds - resolved.warmup_seconds

@@ -15,7 +15,15 @@ from typing import Literal
 import numpy as np
 
 from simlib.core.config import SimConfig
-from simlib.core.records import Floats, RequestRecords, e2e_s, tpot_s, ttft_s
+from simlib.core.records import (
+    TTFT_DEFINITIONS,
+    Floats,
+    RequestRecords,
+    TtftDefinition,
+    e2e_s,
+    tpot_s,
+    ttft_s,
+)
 from simlib.core.sampling import sample_classes
 from simlib.errors import InvalidParameterError
 
@@ -127,6 +135,20 @@ def within_slo(records: RequestRecords, config: SimConfig, replicate: int) -> Fl
     return np.where(np.isnan(slo_s), np.nan, within)
 
 
+def _ttft_by(definition: TtftDefinition) -> Metric:
+    return Metric(
+        f"ttft_{definition}",
+        f"TTFT ({definition})",
+        f"Time to first token by the definition {definition}, whatever the configuration's",
+        lambda records, _config, _: ttft_s(records, definition),
+        since_arrival=True,
+        percentiles=(99,),
+    )
+
+
+TTFT_BY: dict[TtftDefinition, Metric] = {one: _ttft_by(one) for one in TTFT_DEFINITIONS}
+"""TTFT by each definition: systems differ in who hands the first token to the client."""
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -168,6 +190,7 @@ METRICS: dict[str, Metric] = {
             unit="",
             less_is_better=False,
         ),
+        *TTFT_BY.values(),
     )
 }
 """All metrics by name."""

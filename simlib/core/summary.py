@@ -170,21 +170,35 @@ def offered_load(records: RequestRecords, config: SimConfig) -> dict[str, float]
     GPU-seconds in it. Exact from the lengths; whether and when they were served does not matter.
     NaN with batching, where a request's service depends on what it is batched with.
     """
-    if config.serving == "batching":
-        return dict.fromkeys(pool_gpus(config), float("nan"))
+    seconds = service_seconds(records, config)
     window = (config.warmup_seconds, config.sim_seconds)
     counted = in_window(records, *window)
-    cluster = config.cluster
-    seconds = {
-        "prefill": records.prompt_tokens[counted].sum() / cluster.prefill_tokens_per_s,
-        "decode": records.output_tokens[counted].sum() / cluster.decode_tokens_per_s,
-    }
-    if config.mode == "mono":
-        seconds = {"gpu": seconds["prefill"] + seconds["decode"]}
     return {
-        pool: float(seconds[pool]) / (gpus * (window[1] - window[0]))
+        pool: float(seconds[pool][counted].sum()) / (gpus * (window[1] - window[0]))
+        if pool in seconds
+        else float("nan")
         for pool, gpus in pool_gpus(config).items()
     }
+
+
+def service_seconds(records: RequestRecords, config: SimConfig) -> dict[str, Floats]:
+    """Return the service that each request asks of each pool, in seconds; shape (n,).
+
+    No pools with batching, where a request's service depends on what it is batched with.
+    """
+    if config.serving == "batching":
+        return {}
+    cluster = config.cluster
+    prefill = records.prompt_tokens / cluster.prefill_tokens_per_s
+    decode = records.output_tokens / cluster.decode_tokens_per_s
+    return (
+        {"gpu": prefill + decode}
+        if config.mode == "mono"
+        else {
+            "prefill": prefill,
+            "decode": decode,
+        }
+    )
 
 
 def elapsed_s(records: RequestRecords, config: SimConfig) -> float:

@@ -1,9 +1,4 @@
-"""Comparisons of two sides that served the same requests: differences, families, crossovers.
-
-Replicate i of both sides is made of the same requests (common random numbers), so values come in
-pairs and their differences are the sample. The difference is always candidate minus baseline, the
-ratio candidate over baseline.
-"""
+"""What is said of several comparisons: families of tests, parts of a difference, crossovers."""
 
 from __future__ import annotations
 
@@ -16,31 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simlib.errors import InvalidParameterError
-from simlib.stats.intervals import (
-    Floats,
-    Interval,
-    as_column,
-    check_level,
-    empty,
-    mean_interval,
-    t_p_value,
-    t_quantile,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class PairedComparison:
-    """One metric of a candidate against a baseline."""
-
-    difference: Interval
-    """Candidate minus baseline, in the metric's unit."""
-    ratio: Interval
-    """Candidate over baseline."""
-    p_value: float
-    """Two-sided paired t test of no difference; NaN where it cannot be made."""
-    variance_ratio: float
-    """Variance of the unpaired difference over that of the paired one: what pairing gained."""
-    n_pairs: int
+from simlib.stats.curve import mean_curve
+from simlib.stats.intervals import Floats, Interval, as_column
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,47 +42,6 @@ class Attribution:
     parts: dict[str, Interval]
     total: Interval
     """Difference of the sum; its estimate is the sum of the parts' estimates."""
-
-
-def paired(
-    baseline: ArrayLike,
-    candidate: ArrayLike,
-    pooled: tuple[float, float] | None = None,
-    level: float = 0.95,
-    of: str = "replicates",
-) -> PairedComparison:
-    r"""Compare two sides, replicate by replicate.
-
-    The difference has the t interval of :math:`d_i = c_i - b_i`. The ratio of means has Fieller's
-    interval, all :math:`\theta` for which the mean of :math:`c_i - \theta b_i` is not significant.
-    It is exact under the same assumption as the t interval, accepts values of 0 (waits have many),
-    and leaves out 1 exactly when the difference's interval leaves out 0; logarithms do neither.
-
-    Source: E. C. Fieller, "Some problems in interval estimation" (1954),
-    doi:10.1111/j.2517-6161.1954.tb00159.x.
-
-    Parameters
-    ----------
-    baseline, candidate : array_like, shape (replicates,)
-        One value per replicate (a mean, a percentile, ...), the same replicates in the same order.
-    pooled : tuple of two floats, optional
-        For a percentile: that of all the baseline's samples together, and the candidate's. They
-        become the estimates, and spreads are taken around them (sectioning; less biased, see
-        `simlib.stats.intervals.percentile_interval`).
-    level : float
-        Confidence level of the intervals.
-    of : str
-        What the values are of, as the method says it: long batches of a single run may take the
-        place of replicates.
-
-    Raises
-    ------
-    InvalidParameterError
-        If the two have different lengths.
-    """
-    b, c = _pair(baseline, candidate)
-    kind = "paired t" if pooled is None else "paired sectioning"
-    return _compare(b, c, level, f"{kind} over {b.size} {of}", "replicate", pooled)
 
 
 def holm(p_values: ArrayLike, alpha: float = 0.05) -> Holm:
@@ -161,8 +92,8 @@ def attribution(
         b, c = _pair(baseline[name], candidate[name])
         differences[name] = c - b
     total = np.sum(list(differences.values()), axis=0)
-    parts = {name: mean_interval(values, level) for name, values in differences.items()}
-    return Attribution(parts, mean_interval(total, level))
+    parts = {name: mean_curve(values).interval(level) for name, values in differences.items()}
+    return Attribution(parts, mean_curve(total).interval(level))
 
 
 def crossovers(x: ArrayLike, differences: Sequence[Interval]) -> list[Crossover]:
@@ -251,67 +182,6 @@ def _zeros(x: Floats, y: Floats) -> Floats:
     """Return the zeros of the line through the points, those inside its segments."""
     i = np.flatnonzero(np.sign(y[:-1]) * np.sign(y[1:]) < 0)
     return np.asarray(x[i] + (x[i + 1] - x[i]) * y[i] / (y[i] - y[i + 1]))
-
-
-def _compare(
-    b: Floats,
-    c: Floats,
-    level: float,
-    method: str,
-    unit: str,
-    centres: tuple[float, float] | None = None,
-) -> PairedComparison:
-    check_level(level)
-    n = b.size
-    missing = int(np.count_nonzero(~(np.isfinite(b) & np.isfinite(c))))
-    if n == 0 or missing:
-        reason = f"{missing} of {n} pairs have no value" if n else f"no {unit}s"
-        return _no_comparison(method, reason, n)
-    at_b, at_c = (float(np.mean(b)), float(np.mean(c))) if centres is None else centres
-    difference = at_c - at_b if centres is not None else float(np.mean(c - b))
-    if n == 1:
-        reason = f"one {unit} gives no interval"
-        ratio = at_c / at_b if at_b != 0 else math.nan
-        return PairedComparison(
-            empty(method, reason, difference), empty(method, reason, ratio), math.nan, math.nan, 1
-        )
-    variance = float(np.sum((c - b - difference) ** 2)) / (n - 1)
-    error = math.sqrt(variance / n)
-    half = t_quantile(level, n - 1) * error
-    certain = 1.0 if difference == 0 else 0.0
-    p_value = t_p_value(difference / error, n - 1) if error > 0 else certain
-    # Second moments around the centres: the sample covariance unless the centres are given.
-    around = np.stack([b - at_b, c - at_c])
-    covariance = around @ around.T / (n - 1)
-    unpaired = float(np.trace(covariance))
-    alike = math.inf if unpaired > 0 else math.nan
-    return PairedComparison(
-        Interval(difference - half, difference, difference + half, method),
-        _fieller(at_b, at_c, covariance / n, t_quantile(level, n - 1), f"Fieller, {method}"),
-        p_value,
-        unpaired / variance if variance > 0 else alike,
-        n,
-    )
-
-
-def _fieller(at_b: float, at_c: float, covariance: Floats, t: float, method: str) -> Interval:
-    """Return the ratio c over b with Fieller's interval; `covariance` is that of the estimates."""
-    if at_b == 0:
-        return empty(method, "the baseline is 0")
-    ratio = at_c / at_b
-    # The interval is where (c - x b)^2 <= t^2 var(c - x b), that is a x^2 - 2 h x + k <= 0.
-    a = at_b**2 - t**2 * float(covariance[0, 0])
-    h = at_b * at_c - t**2 * float(covariance[0, 1])
-    k = at_c**2 - t**2 * float(covariance[1, 1])
-    if a <= 0:
-        return empty(method, "the baseline does not differ significantly from 0", ratio)
-    root = math.sqrt(max(h * h - a * k, 0.0))
-    return Interval(min((h - root) / a, ratio), ratio, max((h + root) / a, ratio), method)
-
-
-def _no_comparison(method: str, reason: str, n: int) -> PairedComparison:
-    nothing = empty(method, reason)
-    return PairedComparison(nothing, nothing, math.nan, math.nan, n)
 
 
 def _pair(baseline: ArrayLike, candidate: ArrayLike) -> tuple[Floats, Floats]:

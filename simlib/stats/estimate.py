@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from simlib.errors import InvalidParameterError
 from simlib.stats.controls import Design, controlled
 from simlib.stats.curve import Curve, mean_curve, no_curve
-from simlib.stats.intervals import Floats
+from simlib.stats.intervals import RESOLUTION, Floats
 from simlib.stats.relaxation import (
     BATCH_RELAXATIONS,
     FEWEST_BATCHES,
@@ -36,6 +36,11 @@ class Units:
     length: RunLength
     design: Design | None
     unit: str
+
+    @property
+    def constant(self) -> bool:
+        """Whether all requests have the same value, but for rounding."""
+        return bool(self.pooled.size) and bool(self.pooled[-1] - self.pooled[0] <= RESOLUTION)
 
 
 def units_of(
@@ -78,33 +83,58 @@ def curve_of(units: Units, percent: float | None) -> Curve:
     """Return the confidence curve of the mean (`percent` None) or a percentile.
 
     Its upper end is open where the runs are too short for it (`RunLength.too_short`), or started
-    empty too recently: where the initial bias may exceed a quarter of the distance to that end.
+    empty too recently: where the initial bias may exceed a quarter of the distance to that end. It
+    is open, too, where batches of a single run are seen to be correlated. What does not vary from
+    request to request is not a matter of length.
     """
+    length = units.length
     if percent is None:
         curve = mean_curve(units.means, units.design, unit=units.unit)
-        if units.design is None and not math.isnan(curve.estimate):
+        if units.design is None and not math.isnan(units.mean):
             curve = replace(curve, estimate=units.mean)
     else:
         curve = percentile_curve(
             units.parts, percent, units.design, pooled=units.pooled, unit=units.unit
         )
-    if units.length.runs == 1 and units.length.batches() == 0:
+    if units.constant:
+        return curve
+    if length.runs == 1 and length.batches() == 0:
         reason = (
-            f"one run of {units.length.relaxations:.0f} relaxation times gives no interval, "
+            f"one run of {length.relaxations:.0f} relaxation times gives no interval, "
             f"{FEWEST_BATCHES * BATCH_RELAXATIONS:.0f} would"
         )
         return no_curve(curve.method, reason, curve.estimate)
-    if curve.missing:
-        return curve
-    short = units.length.too_short(percent)
-    if short:
-        return replace(curve, open_above=short)
-    if curve.open_above:
-        return curve
-    bias = units.length.bias
+    reason = "" if curve.missing else _why_open(curve, length, units.means, percent)
+    return replace(curve, open_above=reason) if reason else curve
+
+
+def _why_open(curve: Curve, length: RunLength, means: Floats, percent: float | None) -> str:
+    """Return why a curve is open above; empty if it is not."""
+    short = length.too_short(percent) or (correlated(means) if length.runs == 1 else "")
+    if short or curve.open_above:
+        return short or curve.open_above
     end = curve.interval().high
-    if bias * abs(curve.estimate) > LARGEST_BIAS * (end - curve.estimate):  # NaN: not known
-        return replace(
-            curve, open_above=f"the run's empty start may shorten it by {100 * bias:.1f}%"
-        )
-    return curve
+    if length.bias * abs(curve.estimate) > LARGEST_BIAS * (end - curve.estimate):  # NaN: not known
+        return f"the run's empty start may shorten it by {100 * length.bias:.1f}%"
+    return ""
+
+
+def correlated(batches: Floats) -> str:
+    """Return a reason if batches are positively correlated (von Neumann's ratio, 1% level).
+
+    Source: J. von Neumann (1941), doi:10.1214/aoms/1177731677.
+    """
+    n = batches.size
+    centred = batches - np.mean(batches)
+    total = float(centred @ centred)
+    if not total > 0:  # NaN is not
+        return ""
+    # for independent normal values, 1 - ratio/2 has mean 0 and this variance
+    score = 1.0 - float(np.sum(np.diff(batches) ** 2)) / (2.0 * total)
+    if score / math.sqrt((n - 2) / (n * n - 1.0)) <= _ONE_PERCENT:
+        return ""
+    lag_one = float(centred[:-1] @ centred[1:]) / total
+    return f"batches of the run are correlated ({lag_one:.2f})"
+
+
+_ONE_PERCENT = 2.326

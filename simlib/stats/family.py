@@ -20,12 +20,10 @@ import numpy as np
 
 from simlib.errors import InvalidParameterError
 from simlib.stats.compare import holm
+from simlib.stats.intervals import RESOLUTION
 from simlib.stats.joint import Joint
 
 Outcome = Literal["faster", "slower", "equal", "too close to call", "identical", "not tested"]
-
-RESOLUTION = 1e-9
-"""Differences below this (a nanosecond, for times in seconds) are rounding."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from simlib.errors import InvalidParameterError
 
 Floats = NDArray[np.float64]
 
+RESOLUTION = 1e-9
+"""Differences below this (a nanosecond, for times in seconds) are rounding."""
 SAMPLES_BEYOND = 10
 """A percentile needs this many samples expected beyond it (p99: 1,000 samples)."""
 DEFAULT_BATCHES = 10

@@ -16,6 +16,7 @@ from simlib.core.records import RequestRecords, in_window
 from simlib.core.sampling import sample_classes
 from simlib.core.summary import Sample, counted_requests, sample
 from simlib.stats.intervals import empty
+from simlib.stats.relaxation import RunLength
 from simlib.study.measurement.measure import PointMeasurement
 from simlib.study.measurement.measured import (
     Measured,
@@ -101,9 +102,9 @@ def measure_classes(
     together = {one.name: point.measured[one.name] for one in latency.statistics}
     found = []
     for name, one in config.request_classes.items():
-        ttft = measure_metric([run.sample(latency, name) for run in runs])
-        found.append(_measurement(name, (one.ttft_slo_s, one.priority), runs, ttft))
-    return (*found, _measurement(ALL_CLASSES, (None, None), runs, together))
+        ttft = measure_metric([run.sample(latency, name) for run in runs], point.length)
+        found.append(_measurement(name, (one.ttft_slo_s, one.priority), runs, ttft, point.length))
+    return (*found, _measurement(ALL_CLASSES, (None, None), runs, together, point.length))
 
 
 def class_lines(
@@ -140,6 +141,7 @@ def _measurement(
     slo_and_priority: tuple[float | None, int | None],
     runs: Sequence[ClassedRecords],
     ttft: dict[str, Measured],
+    length: RunLength,
 ) -> ClassMeasurement:
     slo_s, priority = slo_and_priority
     config = runs[0].config
@@ -149,7 +151,7 @@ def _measurement(
     good = 0.0
     for metric in metrics_of("classes"):
         samples = [run.sample(metric, name) for run in runs]
-        measured = measure_metric(samples)
+        measured = measure_metric(samples, length)
         if metric.name == ATTAINMENT:
             good = sum(float(one.values.sum()) for one in samples)
         if not has_slo:

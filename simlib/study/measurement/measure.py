@@ -18,9 +18,11 @@ from simlib.core.summary import (
     summarise,
 )
 from simlib.stats.intervals import Interval
-from simlib.stats.stability import Drift, Stability, drift, verdict_of_drifts
+from simlib.stats.relaxation import RunLength
+from simlib.stats.stability import Drift, Stability, drift, judge
 from simlib.stats.warmup import SuggestedWarmup, suggested_warmup_s
 from simlib.study.measurement.distribution import Distribution
+from simlib.study.measurement.length import Work, length_of, loads_of, work_of
 from simlib.study.measurement.measured import Measured, digest, measure_metric
 from simlib.study.measurement.over_time import MeasuredOverTime, measure_over_time
 
@@ -33,6 +35,7 @@ class Measurement:
     """As `simlib.core.summary.summarise` returns them."""
     rho: dict[str, float]
     """Offered load by pool."""
+    work: Work
     parts: dict[str, float]
     """Mean of each part of TTFT, seconds; they sum to the mean of ``first_decode_step`` TTFT."""
     drift: Drift
@@ -46,6 +49,8 @@ class PointMeasurement:
     measured: dict[str, Measured]
     """By statistic, such as p99_ttft_s."""
     stability: Stability
+    length: RunLength
+    """How long the runs are against what the queues need."""
     warmup: SuggestedWarmup
     distribution: Distribution | None = None
     """Of TTFT; None if nobody got a first token."""
@@ -110,7 +115,11 @@ class Replicates:
     def metric(self, name: str) -> dict[str, Measured]:
         """Return what the replicates so far say of a metric, by statistic."""
         each = [one.statistics for one in self.measured]
-        return measure_metric(self.samples[name], each)
+        return measure_metric(self.samples[name], self.length(), each)
+
+    def length(self) -> RunLength:
+        """Return how long the runs so far are, against what the queues need."""
+        return length_of([one.work for one in self.measured])
 
 
 def measure_point(replicates: Sequence[RequestRecords], config: SimConfig) -> PointMeasurement:
@@ -121,7 +130,8 @@ def measure_point(replicates: Sequence[RequestRecords], config: SimConfig) -> Po
     taken = Replicates(config)
     for records in replicates:
         taken.add(records)
-    over_time = measure_over_time(replicates, config)
+    length = taken.length()
+    over_time = measure_over_time(replicates, config, length)
     measured: dict[str, Measured] = {}
     for name in taken.samples:
         measured |= taken.metric(name)
@@ -133,9 +143,12 @@ def measure_point(replicates: Sequence[RequestRecords], config: SimConfig) -> Po
     return PointMeasurement(
         replicates=tuple(taken.measured),
         measured=measured,
-        stability=verdict_of_drifts(
-            _mean_rho(taken.measured), [one.drift for one in taken.measured]
+        stability=judge(
+            loads_of([one.work for one in taken.measured]),
+            [one.drift for one in taken.measured],
+            length.relaxations,
         ),
+        length=length,
         warmup=suggested_warmup_s(
             [ttft_s(records, config.ttft_definition)[:shortest] for records in replicates],
             [records.arrival_s[:shortest] for records in replicates],
@@ -159,9 +172,11 @@ def _measurement(
     config: SimConfig,
 ) -> Measurement:
     parts = ttft_parts(counted)
+    rho = offered_load(records, config)
     return Measurement(
         statistics=summarise(records, config, samples),
-        rho=offered_load(records, config),
+        rho=rho,
+        work=work_of(records, config, rho),
         parts={name: float(np.mean(values)) for name, values in parts.items() if len(values)}
         or dict.fromkeys(parts, float("nan")),
         drift=drift(queue_waits_s(counted, config), counted.arrival_s),

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from simlib.core.config import SimConfig
-from simlib.core.metrics import METRICS, Statistic
+from simlib.core.metrics import METRICS
 from simlib.core.records import Floats, RequestRecords
+from simlib.core.summary import Sample
 from simlib.serving.timeline import TimedRecords
-from simlib.stats.weighted import Weighted, weighted_batch_interval
-from simlib.study.measurement.measured import Measured, interval_over_replicates
+from simlib.stats.relaxation import RunLength
+from simlib.stats.weighted import Weighted
+from simlib.study.measurement.measured import Measured, measure_metric
 from simlib.study.measurement.occupation import Occupation, occupations
 
 BINS = 120
@@ -39,23 +41,18 @@ class MeasuredOverTime:
 
 
 def measure_over_time(
-    replicates: Sequence[RequestRecords], config: SimConfig
+    replicates: Sequence[RequestRecords], config: SimConfig, length: RunLength
 ) -> MeasuredOverTime | None:
     """Measure the timelines of a point's replicates; None if they have none."""
     timed = [records for records in replicates if isinstance(records, TimedRecords)]
     if not timed or len(timed) < len(replicates):
         return None
-    samples = [gaps_in_window(records, config) for records in timed]
-    each = [itl_statistics(sample) for sample in samples]
+    each = [itl_statistics(gaps_in_window(records, config)) for records in timed]
     edges_s = np.linspace(config.warmup_seconds, config.sim_seconds, BINS + 1)
     pools = [occupations(records, config, edges_s) for records in timed]
-    pooled = itl_statistics(Weighted.joined(samples)) if len(samples) > 1 else {}
     return MeasuredOverTime(
         statistics=tuple(each),
-        measured={
-            statistic.name: _measured(statistic, samples, each, pooled)
-            for statistic in METRICS["itl"].statistics
-        },
+        measured=measure_metric([itl_sample(one, config) for one in timed], length, each),
         edges_s=edges_s,
         pools={name: Occupation.joined([one[name] for one in pools]) for name in pools[0]},
     )
@@ -72,27 +69,20 @@ def gaps_in_window(records: TimedRecords, config: SimConfig) -> Weighted:
     return Weighted(gap_s[counted], sequences[counted])
 
 
+def itl_sample(records: TimedRecords, config: SimConfig) -> Sample:
+    """Return every gap that ends in the window as a sample of its own, in order of time."""
+    gaps = gaps_in_window(records, config)
+    values = np.repeat(gaps.values, gaps.weights)
+    of_no_request = np.empty(0, dtype=np.int64)
+    return Sample(METRICS["itl"], of_no_request, values, np.zeros(len(values), dtype=np.bool_))
+
+
 def itl_statistics(sample: Weighted) -> dict[str, float]:
     """Return the mean and percentiles of inter-token latency by name; NaN without gaps."""
     statistics = METRICS["itl"].statistics
     percents = [one.percent for one in statistics if one.percent is not None]
     values = [sample.mean(), *sample.percentiles(percents)]
     return {one.name: value for one, value in zip(statistics, values, strict=True)}
-
-
-def _measured(
-    statistic: Statistic,
-    samples: Sequence[Weighted],
-    each: Sequence[dict[str, float]],
-    pooled: dict[str, float],
-) -> Measured:
-    values = np.array([one[statistic.name] for one in each])
-    if len(samples) == 1:
-        return Measured(values, weighted_batch_interval(samples[0], statistic.percent))
-    around = None if statistic.percent is None else pooled[statistic.name]
-    # requests that share a gap are one observation
-    lengths = [len(sample) for sample in samples]
-    return Measured(values, interval_over_replicates(statistic, values, lengths, around), around)
 
 
 def occupation_columns(over_time: MeasuredOverTime) -> dict[str, float]:

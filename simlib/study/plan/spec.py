@@ -63,6 +63,24 @@ class Compare(ConfigModel):
     """A swept key, or the name of a zip."""
     baseline: Any = "mono"
     """The level that the others are compared with."""
+    metrics: list[str] = Field(default_factory=lambda: ["mean_ttft_s", "p99_ttft_s"])
+    """What the study was made for: verdicts on these are held to 5% together.
+
+    All else is secondary: compared, too, but one by one.
+    """
+    margin: PositiveFloat = 0.05
+    """Sides are equal within it if their ratio surely lies within 1/(1 + margin) and 1 + margin."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_exist(cls, metrics: list[str]) -> list[str]:
+        known = [one.name for one in (*statistics_of("requests"), *statistics_of("timeline"))]
+        for metric in metrics:
+            if metric not in known:
+                raise InvalidParameterError("metrics", metric, "one of " + ", ".join(known))
+        if not metrics:
+            raise InvalidParameterError("metrics", metrics, "at least one")
+        return metrics
 
 
 class Precision(ConfigModel):

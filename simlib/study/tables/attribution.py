@@ -9,7 +9,8 @@ import numpy as np
 
 from simlib.core.records import TTFT_PARTS_OF
 from simlib.stats.compare import attribution
-from simlib.study.tables.comparison import interval_ends
+from simlib.stats.intervals import Interval, empty
+from simlib.study.measurement.measured import interval_ends
 from simlib.study.tables.pairs import Pair
 
 
@@ -17,7 +18,8 @@ def attribute_pairs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Return a line per pair and part of TTFT: how much of the mean difference it explains.
 
     A side's parts are those of its TTFT definition, so the differences sum to that of the mean
-    TTFT in comparison.csv.
+    TTFT in comparison.csv. Where a side is unstable, or its runs too short for the interval of a
+    mean, they have no interval.
     """
     lines = []
     for pair in pairs:
@@ -43,8 +45,18 @@ def attribute_pairs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
                     "part": part,
                     "baseline_s": means[0],
                     "candidate_s": means[1],
-                    **interval_ends("difference_s", interval),
+                    **interval_ends("difference_s", _supported(interval, pair)),
                     "unfair": pair.unfair,
                 }
             )
     return lines
+
+
+def _supported(interval: Interval, pair: Pair) -> Interval:
+    for side in pair.sides:
+        reason = side.point.length.too_short(None)
+        if side.point.stability.verdict == "unstable":
+            reason = side.point.stability.reason
+        if reason:
+            return empty(interval.method, reason, interval.estimate)
+    return interval

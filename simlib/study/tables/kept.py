@@ -1,4 +1,4 @@
-"""What was measured of a point, kept beside its results: an edited study measures what is new only.
+"""What was measured of points and pairs, kept beside results: an edit measures what is new only.
 
 A kept measurement is used only if all that it depends on is the same: the bytes of the results, the
 configuration with its window and definition, the registry of metrics, and the code that measures.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import scipy
@@ -28,6 +28,7 @@ from simlib.study.measurement.measure import PointMeasurement
 
 _MOST_BYTES = 100_000_000
 """More than any measurement takes."""
+T = TypeVar("T")
 _MEASURES = ("core", "workload", "serving", "latency", "stats", "study/measurement")
 """Packages whose code decides what is measured of given results."""
 
@@ -43,7 +44,7 @@ class MeasuredPoint:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The place of one point's measurement, and the key of what it depends on."""
+    """The place of a measurement of a point or a pair, and the key of what it depends on."""
 
     path: Path
     key: str
@@ -56,7 +57,14 @@ class Kept:
         parts = [settings, _registry(), _code(), *(_digest(path.read_bytes()) for path in results)]
         return cls(results[0].parent / name, _digest("\n".join(parts).encode()))
 
-    def read(self) -> MeasuredPoint | None:
+    def compared_with(self, baseline: Kept, margin: float) -> Kept:
+        """Return the place, beside a candidate's, of what it and its baseline measured together."""
+        sides = canonical_json([str(baseline.path), str(self.path), margin])
+        name = f"compared-{_digest(sides.encode())}.json"
+        key = "\n".join([baseline.key, self.key, str(margin), _code()])
+        return Kept(self.path.parent / name, _digest(key.encode()))
+
+    def read(self, kind: type[T]) -> T | None:
         """Return what was kept; None if there is nothing, or of something else, or damaged."""
         try:
             if not self.path.is_file() or self.path.stat().st_size > _MOST_BYTES:
@@ -66,11 +74,12 @@ class Kept:
             return None
         if head != self._head(text):
             return None
-        kept: MeasuredPoint = _reader(MeasuredPoint)(json.loads(text))
+        reader: Callable[[Any], T] = _reader(kind)  # type: ignore[arg-type]
+        kept = reader(json.loads(text))
         return kept
 
-    def write(self, measured: MeasuredPoint) -> None:
-        """Keep a measurement; not where somebody else's folder has its name."""
+    def write(self, measured: object) -> None:
+        """Keep a dataclass of plain values; not where somebody else's folder has its name."""
         if self.path.is_dir():
             return
         text = json.dumps(_to_plain(measured))
@@ -99,7 +108,7 @@ def _code() -> str:
     """Return which code measures: a change of it measures anew, and nobody has to think of it."""
     package = Path(simlib.__file__).parent
     files = sorted(path for folder in _MEASURES for path in (package / folder).rglob("*.py"))
-    files.append(Path(__file__))  # says what is kept
+    files += [Path(__file__), Path(__file__).with_name("joints.py")]  # say what is kept
     code = b"".join(path.read_bytes() for path in files)
     return f"{_digest(code)} numpy {np.__version__} scipy {scipy.__version__}"
 

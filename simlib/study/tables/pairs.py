@@ -12,6 +12,7 @@ from simlib.core.records import RequestRecords
 from simlib.core.summary import pool_gpus
 from simlib.study.measurement.classes import ClassMeasurement
 from simlib.study.measurement.measure import PointMeasurement
+from simlib.study.tables.kept import Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +23,11 @@ class Side:
     """Its level of the compared factor."""
     config: SimConfig
     point: PointMeasurement
-    load: Callable[[], RequestRecords]
-    """Reads the records of the first replicate again."""
+    load: Callable[[], Sequence[RequestRecords]]
+    """Reads the records of all replicates again."""
     classes: tuple[ClassMeasurement, ...] = ()
+    kept: Kept | None = None
+    """Where what was measured of it is kept; None for what is simulated on the spot."""
 
 
 @dataclass(frozen=True)

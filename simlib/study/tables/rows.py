@@ -38,11 +38,13 @@ class MeasuredRow:
     """Whether the wanted precision was reached; empty where none was asked for."""
     classes: tuple[ClassMeasurement, ...]
     """Each request class, and all together; empty without classes."""
+    kept: Kept
 
     def side(self, factor: str, results: Path) -> Side:
         """Return it as one side of a comparison of the levels of a factor."""
-        load = partial(read_replicate, results, self.point_id, 0)
-        return Side(self.coordinates[factor], self.config, self.point, load, self.classes)
+        load = partial(_read_all, results, self.point_id, len(self.point.replicates))
+        level = self.coordinates[factor]
+        return Side(level, self.config, self.point, load, self.classes, self.kept)
 
     def class_lines(self) -> list[dict[str, Any]]:
         """Return its lines of classes.csv."""
@@ -70,9 +72,9 @@ def measured_row(row: dict[str, Any], results: Path, requests: RequestsTable | N
     config = SimConfig.from_dict(row["config"])
     count, point_id = _replicates_of(row, results), row["point_id"]
     kept = Kept.of(config, [result_path(results, point_id, r) for r in range(count)])
-    measured = kept.read()
+    measured = kept.read(MeasuredPoint)
     if measured is None or requests is not None:
-        records = [read_replicate(results, point_id, r) for r in range(count)]
+        records = _read_all(results, point_id, count)
         if requests is not None:
             for replicate, one in enumerate(records):
                 requests.add(row, config, replicate, one)
@@ -81,7 +83,7 @@ def measured_row(row: dict[str, Any], results: Path, requests: RequestsTable | N
             kept.write(measured)
     precision = _precision(row, results)
     return MeasuredRow(
-        row["coordinates"], config, point_id, measured.point, precision, measured.classes
+        row["coordinates"], config, point_id, measured.point, precision, measured.classes, kept
     )
 
 
@@ -89,6 +91,10 @@ def _measure(records: Sequence[RequestRecords], config: SimConfig) -> MeasuredPo
     point = measure_point(records, config)
     classes = measure_classes(records, config, point) if config.request_classes else ()
     return MeasuredPoint(point, classes)
+
+
+def _read_all(results: Path, point_id: str, count: int) -> list[RequestRecords]:
+    return [read_replicate(results, point_id, replicate) for replicate in range(count)]
 
 
 def read_replicate(results: Path, point_id: str, replicate: int) -> RequestRecords:

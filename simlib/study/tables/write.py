@@ -12,9 +12,11 @@ from simlib.core.model_version import MODEL_VERSION
 from simlib.files import write_json
 from simlib.study.jobs import outputs
 from simlib.study.jobs.described import read_study
+from simlib.study.plan.spec import Compare
 from simlib.study.tables.attribution import attribute_pairs
-from simlib.study.tables.comparison import compare_classes, compare_pairs
+from simlib.study.tables.comparison import class_lines, comparison_lines, verdicts_of
 from simlib.study.tables.crossover import crossover_lines
+from simlib.study.tables.joints import Comparisons
 from simlib.study.tables.pairs import pairs_of
 from simlib.study.tables.rows import MeasuredRow, measured_row, summary_line
 from simlib.study.tables.text import write_table
@@ -62,15 +64,17 @@ def _tables(
         yield "timeline.csv", [line for row in rows for line in row.timeline_lines()]
     if not study["compare"]:
         return
-    factor, baseline = study["compare"]["factor"], study["compare"]["baseline"]
-    sides = [(row.coordinates, row.side(factor, results)) for row in rows]
-    pairs = list(pairs_of(factor, baseline, sides))
-    yield "comparison.csv", compare_pairs(pairs)
+    settings = Compare.from_dict(study["compare"])
+    sides = [(row.coordinates, row.side(settings.factor, results)) for row in rows]
+    pairs = list(pairs_of(settings.factor, settings.baseline, sides))
+    comparisons = Comparisons(settings.margin)
+    verdicts = verdicts_of(pairs, settings, comparisons)
+    yield "comparison.csv", comparison_lines(verdicts)
     yield "attribution.csv", attribute_pairs(pairs)
     if classes:
-        yield "class_comparison.csv", compare_classes(pairs)
+        yield "class_comparison.csv", class_lines(pairs, settings, comparisons)
     if study["crossover"]:
-        yield "crossover.csv", crossover_lines(pairs, study["crossover"]["x"])
+        yield "crossover.csv", crossover_lines(verdicts, study["crossover"]["x"], comparisons)
 
 
 def _provenance(study: dict[str, Any], rows: list[MeasuredRow]) -> dict[str, Any]:
