@@ -32,6 +32,8 @@ from simlib.stats.controls import Design, plain
 from simlib.stats.intervals import Floats, Interval, as_column, empty, t_quantile
 
 NOT_BOUNDED = "the data do not bound it from above"
+_ALIKE = 1e-12
+"""Relative errors below this are rounding."""
 _SYMMETRIC = 1e-6
 """Skewness below which the inverse transform is taken to first order; it would lose digits."""
 
@@ -113,7 +115,7 @@ def mean_curve(
         return no_curve(method, f"one of {unit} gives no interval", estimate)
     residuals = design.residuals(x)
     error = float(design.error(residuals))
-    if error <= 1e-12 * abs(estimate):  # alike but for rounding
+    if error <= _ALIKE * abs(estimate):
         return _certain(estimate, x, design, method)
     skew = float(skewness(residuals)) / math.sqrt(n)
 
@@ -134,6 +136,23 @@ def mean_curve(
         values=x,
         design=design,
     )
+
+
+def score_of_0(estimate: Floats, residuals: Floats, design: Design) -> Floats:
+    """Return the scores that `mean_curve` gives the value 0, of many means at once.
+
+    Parameters
+    ----------
+    estimate : array, shape (means,)
+    residuals : array, shape (means, n)
+        As the design leaves them.
+    """
+    error = design.error(residuals)
+    alike = error <= _ALIKE * np.abs(estimate)
+    t = estimate / np.where(alike, 1.0, error)
+    score = transform(t, skewness(residuals) / math.sqrt(residuals.shape[-1]))
+    sure = np.where(estimate == 0, 0.0, np.copysign(np.inf, estimate))
+    return np.where(alike, sure, score)
 
 
 def no_curve(method: str, reason: str, estimate: float = math.nan) -> Curve:
