@@ -4,7 +4,7 @@ Each study is what a user would run: replicates of one deployment from empty, a 
 intervals by `simlib.stats.estimate`. The methods and their limits were chosen on other queues,
 loads, lengths and replicates than these, with the exception that `CHOSEN_ON` names.
 
-    python benchmarks/coverage.py --output docs/_generated_coverage.md
+    python benchmarks/interval_coverage.py --output docs/_generated_coverage.md
 
 Simulated replicates are drawn once a case, and serve every number of replicates and every metric.
 """
@@ -279,7 +279,7 @@ def page(
 ) -> str:
     """Return the whole page in Markdown."""
     lines = [
-        f"<!-- Written by benchmarks/coverage.py --studies {studies} --seed {seed} -->",
+        f"<!-- Written by benchmarks/interval_coverage.py --studies {studies} --seed {seed} -->",
         "",
         "Runs start empty; a warm-up of a quarter of the window is left out. Truths are closed "
         "forms, or runs of 60 million requests. *Covered* counts, of the studies with an interval, "

@@ -65,8 +65,8 @@ def units_of(
         Control variates less their known means. Not used where replicates are cut.
     """
     length = length or RunLength(len(runs), min((len(run) for run in runs), default=0))
-    each = length.batches() if batches is None else batches
-    cut = [part for run in runs for part in np.array_split(run, max(each, 1))]
+    each = max(length.batches() if batches is None else batches, 1)
+    cut = [part for run in runs for part in np.array_split(run, each)]
     own = [float(np.mean(run)) if len(run) else math.nan for run in runs]
     means = np.array([float(np.mean(part)) if len(part) else math.nan for part in cut])
     unit = "replicates" if each == 1 else f"batches ({each} of each run)"

@@ -1,27 +1,16 @@
-"""Means and percentiles of values that each stand for many, and their intervals within one run."""
+"""Means and percentiles of values that each stand for many."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simlib.errors import InvalidParameterError
-from simlib.stats.intervals import (
-    DEFAULT_BATCHES,
-    FEWEST_BATCHES,
-    Floats,
-    Interval,
-    correlation_warning,
-    empty,
-    enough_for_percentile,
-    mean_interval,
-    percentile_interval,
-)
+from simlib.stats.intervals import Floats
 
 Counts = NDArray[np.integer[Any]]
 
@@ -65,61 +54,3 @@ class Weighted:
             for at in (lower, np.ceil(place))
         )
         return [float(value) for value in low + (place - lower) * (high - low)]
-
-    def parts(self, count: int) -> list[Weighted]:
-        """Return contiguous parts of about equal weight."""
-        up_to = np.cumsum(self.weights)
-        cuts = np.searchsorted(up_to, np.arange(1, count) / count * up_to[-1], side="right")
-        bounds = [0, *cuts.tolist(), len(self)]
-        return [
-            Weighted(self.values[low:high], self.weights[low:high])
-            for low, high in itertools.pairwise(bounds)
-        ]
-
-    @classmethod
-    def joined(cls, samples: Sequence[Weighted]) -> Weighted:
-        """Return several samples as one."""
-        return cls(
-            np.concatenate([one.values for one in samples]),
-            np.concatenate([one.weights for one in samples]),
-        )
-
-
-def weighted_batch_interval(sample: Weighted, percent: float | None) -> Interval:
-    """Return the mean (`percent` None) or a percentile of one run with its interval.
-
-    By batch means, or by sectioning, over contiguous batches of about equal weight, as
-    `simlib.stats.intervals.batch_means_interval` and `batch_percentile_interval` do for values of
-    equal weight. Values that share a weight are one observation: a percentile needs enough values,
-    not enough weight.
-    """
-    n_batches = DEFAULT_BATCHES if percent is None else FEWEST_BATCHES
-    of = "means" if percent is None else f"p{percent:g}"
-    method = f"batch {of}, {n_batches} batches of equal weight in one run"
-    needed = n_batches if percent is None else 1
-    reason = None if percent is None else enough_for_percentile(len(sample), percent)
-    if reason is None and len(sample) < needed:
-        reason = f"batch means need at least {needed} values, got {len(sample)}"
-    if reason is not None:
-        return empty(method, reason)
-    batches = sample.parts(n_batches)
-    if percent is None:
-        values = np.array([batch.mean() for batch in batches])
-        interval, estimate = mean_interval(values), sample.mean()
-    else:
-        estimate = sample.percentiles([percent])[0]
-        fewest = min(len(batch) for batch in batches)
-        reason = enough_for_percentile(fewest, percent)
-        if reason is not None:
-            return empty(method, f"{reason} in a batch", estimate)
-        values = np.array([batch.percentiles([percent])[0] for batch in batches])
-        interval = percentile_interval(values, percent, fewest, estimate)
-    shift = estimate - interval.estimate  # batches differ in weight by up to one value
-    return replace(
-        interval,
-        low=interval.low + shift,
-        estimate=estimate,
-        high=interval.high + shift,
-        method=method,
-        reason=interval.reason or correlation_warning(values),
-    )

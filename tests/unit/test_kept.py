@@ -105,7 +105,7 @@ def test_what_is_read_is_what_was_kept(
     whole = MeasuredPoint(point, classes)
     place = Kept(tmp_path / "measured.json", "key")
     place.write(whole)
-    found = place.read()
+    found = place.read(MeasuredPoint)
     assert found is not None
     # repr tells every bit, and types apart; equality would stumble over NaN
     assert repr(found) == repr(whole)

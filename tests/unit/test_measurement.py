@@ -10,24 +10,19 @@ import numpy as np
 import pytest
 
 from simlib.core.config import SimConfig
-from simlib.core.metrics import statistic_named
 from simlib.core.records import RequestRecords, Status, records_of
 from simlib.stats.stability import Drift, verdict_of_drifts
 from simlib.study.jobs.simulate import simulate
 from simlib.study.measurement.measure import measure_point, queue_waits_s
-from simlib.study.measurement.measured import Measured
-from simlib.study.tables.comparison import (
-    compare,
-    compare_pairs,
-    compare_replicates,
-    compare_single_runs,
-)
+from simlib.study.plan.spec import Compare
+from simlib.study.tables.comparison import compare_pairs
+from simlib.study.tables.joints import Compared, Comparisons
 from simlib.study.tables.pairs import Pair, Side
 from simlib.workload.requests import Requests
 
 
 def side(level: str, config: SimConfig, records: list[RequestRecords]) -> Side:
-    return Side(level, config, measure_point(records, config), partial(records.__getitem__, 0))
+    return Side(level, config, measure_point(records, config), partial(list, records))
 
 
 def pair_of(replicates: int = 1, changes: dict[str, Any] | None = None, **settings: Any) -> Pair:
@@ -123,118 +118,117 @@ def test_a_trend_must_exceed_what_chance_explains(
 # ---------------------------------------------------------------- comparisons
 
 
+def compared(pair: Pair, statistic: str) -> Compared:
+    return Comparisons(0.05).of(pair).statistics[statistic]
+
+
 def test_pairs_that_the_model_makes_identical_are_no_tests() -> None:
-    """Both sides decode at one rate: five TPOT lines take no power from the other ten."""
+    """Both sides decode at one rate, so TPOT is the same but for rounding."""
     lines = compare_pairs([pair_of(3, sim_seconds=2000, arrival={"rate_per_s": 4})])
     same = [line for line in lines if "tpot" in line["statistic"]]
-    others = [line for line in lines if "tpot" not in line["statistic"]]
     assert len(same) == 5
     for line in same:
         assert np.isnan(line["p_value"])
         assert np.isnan(line["p_adjusted"])
-        assert (line["verdict"], line["note"]) == (
-            "no significant difference",
-            "identical on both sides",
-        )
-    least = min(others, key=lambda line: line["p_value"])
-    assert least["p_value"] < 0.05
-    assert least["p_adjusted"] == pytest.approx(10 * least["p_value"])
+        assert (line["verdict"], line["note"]) == ("identical", "identical on both sides")
 
 
-def test_rounding_is_no_difference_in_any_estimate() -> None:
-    """Also not where the pooled percentiles differ by 1.8e-18 s and every replicate by less."""
-    values = np.array([0.0125, 0.0130, 0.0127, 0.0129])
-    baseline = measured(values, 0.0128)
-    noise = values * (1 + np.array([1e-16, 3e-16, 0, 2e-16]))
-    candidate = measured(noise, 0.0128 + 1.8e-18)
-    outcome = compare_replicates(baseline, candidate)
-    difference = outcome.difference
-    assert difference.low == difference.estimate == difference.high == 0.0
-    outcome = compare_replicates(baseline, measured(values, 0.0128 + 1.8e-9))
-    assert outcome.difference.estimate == pytest.approx(1.8e-9)
-
-
-def measured(values: np.ndarray[Any, Any], pooled: float) -> Measured:
-    from simlib.stats.intervals import percentile_interval
-
-    samples = [5000] * len(values)
-    return Measured(values, percentile_interval(values, 90, samples, pooled), pooled)
+def test_two_statistics_are_one_family_and_all_else_is_tested_alone() -> None:
+    lines = compare_pairs([pair_of(3, sim_seconds=2000, arrival={"rate_per_s": 4})])
+    family = [line for line in lines if line["family"] == "primary"]
+    assert [line["statistic"] for line in family] == ["mean_ttft_s", "p99_ttft_s"]
+    least = min(family, key=lambda line: line["p_value"])
+    assert least["p_adjusted"] == pytest.approx(min(2 * least["p_value"], 1.0))
+    for line in lines:
+        if line["family"] == "secondary" and line["verdict"] != "identical":
+            assert line["p_adjusted"] == line["p_value"]
+    named = Compare(metrics=["p50_ttft_s"])
+    [other] = [one for one in compare_pairs([pair_of(3)], named) if one["family"] == "primary"]
+    assert other["statistic"] == "p50_ttft_s"
 
 
 def test_an_unstable_side_is_not_tested_and_takes_no_room_in_the_family() -> None:
     calm = pair_of(3, sim_seconds=2000, arrival={"rate_per_s": 4})
-    overloaded = pair_of(3, sim_seconds=2000, arrival={"rate_per_s": 7})
+    overloaded = pair_of(3, sim_seconds=2000, arrival={"rate_per_s": 9})
     assert overloaded.candidate.point.stability.verdict == "unstable"
     alone, both = compare_pairs([calm]), compare_pairs([calm, overloaded])
-    assert [line["p_adjusted"] for line in both[:15]] == pytest.approx(
+    n = len(alone)
+    assert [line["p_adjusted"] for line in both[:n]] == pytest.approx(
         [line["p_adjusted"] for line in alone], nan_ok=True
     )
-    for line in both[15:]:
+    for line in both[n:]:
         assert line["verdict"] == "not tested"
         assert np.isnan(line["p_value"])
-        assert line["note"].startswith("disagg unstable")
+        assert "unstable" in line["note"]
         assert line["difference_s"] == line["candidate_s"] - line["baseline_s"]
 
 
-def test_the_difference_of_single_runs_is_that_of_their_columns() -> None:
-    pair = pair_of(1, sim_seconds=3000, arrival={"rate_per_s": 3.1})
+@pytest.mark.parametrize("replicates", [1, 4])
+def test_the_difference_is_that_of_the_columns(replicates: int) -> None:
+    pair = pair_of(replicates, sim_seconds=20000 if replicates == 1 else 1500)
+    measured = [side.point.measured for side in pair.sides]
     for line in compare_pairs([pair]):
-        assert line["difference_s"] == pytest.approx(
-            line["candidate_s"] - line["baseline_s"], abs=2e-9
-        )
-        assert line["difference_s_low"] <= line["difference_s"] <= line["difference_s_high"]
-        assert "one run" in line["method"]
+        b, c = (side[line["statistic"]].interval.estimate for side in measured)
+        assert (line["baseline_s"], line["candidate_s"]) == pytest.approx((b, c), abs=1e-12)
+        assert line["difference_s"] == pytest.approx(c - b, abs=1e-12)
+        if line["statistic"] == "mean_ttft_s":
+            assert line["difference_s_low"] < line["difference_s"] < line["difference_s_high"]
+            assert "batches" in line["method"]  # few runs, each many relaxation times long
 
 
-def test_single_runs_are_paired_by_their_batches() -> None:
-    pair = pair_of(1, sim_seconds=3000, arrival={"rate_per_s": 3})
-    test = compare(pair, statistic_named("mean_ttft_s"))
-    b, c = (
-        np.array([np.mean(part) for part in np.array_split(values, 10)])
-        for values in (
-            (one.load().first_token_s - one.load().arrival_s)[one.load().arrival_s >= 60]
-            for one in pair.sides
-        )
-    )
-    centre = test.candidate.interval.estimate - test.baseline.interval.estimate
-    error = np.sqrt(np.sum((c - b - centre) ** 2) / 9 / 10)
-    # t of 9 degrees of freedom at 97.5 % is 2.26216 (any table)
-    assert test.outcome.difference.half_width == pytest.approx(2.26216 * error, rel=1e-4)
-
-
-def test_batches_of_single_runs_that_are_too_small_say_so() -> None:
-    """800 requests in each of five batches are too few for a p99, and enough for a p90."""
-    pair = pair_of(1, sim_seconds=2060, arrival={"rate_per_s": 2})
-    lines = {line["statistic"]: line for line in compare_pairs([pair])}
-    p99 = lines["p99_ttft_s"]
-    assert p99["verdict"] == "not tested"
-    assert "in a batch" in p99["note"]
-    assert p99["difference_s"] == p99["candidate_s"] - p99["baseline_s"]
-    assert lines["p90_ttft_s"]["pairs"] == 5
-    assert lines["mean_ttft_s"]["pairs"] == 10
+def test_a_single_run_that_is_too_short_has_no_interval_and_says_so() -> None:
+    """Ten relaxation times a batch: a short run near its limit has not ten of them."""
+    pair = pair_of(1, sim_seconds=600, arrival={"rate_per_s": 5})
+    line = compare_pairs([pair])[0]
+    assert line["verdict"] == "not tested"
+    assert "relaxation times" in line["note"]
+    assert np.isnan(line["difference_s_low"])
+    assert line["difference_s"] == pytest.approx(line["candidate_s"] - line["baseline_s"])
 
 
 def test_where_one_side_rejects_what_both_served_is_compared() -> None:
-    pair = pair_of(1, sim_seconds=1500)
-    config, records = pair.candidate.config, pair.candidate.load()
+    pair = pair_of(1, sim_seconds=4000)
+    config, [records] = pair.candidate.config, pair.candidate.load()
     status = records.status.copy()
     status[200:300] = Status.REJECTED
     rejecting = side("disagg", config, [replace(records, status=status)])
-    test = compare(Pair({}, pair.baseline, rejecting), statistic_named("mean_e2e_s"))
-    assert test.note == "of the requests that both sides served"
+    found = compared(Pair({}, pair.baseline, rejecting), "mean_e2e_s")
+    assert found.note == "of the requests that both sides served"
     served = (status != Status.REJECTED) & (records.arrival_s >= 60)
-    base = pair.baseline.load()
+    [base] = pair.baseline.load()
     means = [float(np.mean((one.finish_s - one.arrival_s)[served])) for one in (base, records)]
-    assert test.baseline.interval.estimate == pytest.approx(means[0])
-    assert test.outcome.difference.estimate == pytest.approx(means[1] - means[0])
+    assert found.baseline == pytest.approx(means[0])
+    assert found.joint.difference.estimate == pytest.approx(means[1] - means[0])
 
 
 def test_runs_of_other_requests_are_not_paired() -> None:
     pair = pair_of(1, {"random_seed": 7}, sim_seconds=1500)
-    test = compare(pair, statistic_named("mean_ttft_s"))
-    assert "nothing to pair by" in test.note
-    assert test.verdict(rejected=True) == "not tested"
-    assert np.isnan(compare_single_runs(test.baseline, test.candidate).p_value)
+    found = compared(pair, "mean_ttft_s")
+    assert "nothing to pair by" in found.note
+    assert found.untestable
+    assert np.isnan(found.joint.p_value)
+
+
+def test_another_definition_that_turns_a_verdict_is_named() -> None:
+    """By the end of prefill disaggregation is faster here, by the first decode step slower."""
+    lines = {line["statistic"]: line for line in compare_pairs([pair_of(10, sim_seconds=1500)])}
+    line = lines["mean_ttft_s"]
+    assert line["verdict"] == "slower"
+    assert "prefill_end: faster" in line["other_definitions"]
+    assert lines["mean_ttft_prefill_end_s"]["verdict"] == "faster"
+    assert lines["mean_ttft_prefill_end_s"]["other_definitions"] == ""
+    assert "mean_ttft_first_decode_step_s" not in lines, "is mean_ttft_s already"
+
+
+def test_sides_that_are_alike_within_the_margin_are_equal() -> None:
+    """4% more prefill speed is less than 10% of TTFT, and more than nothing."""
+    changes = {"mode": "mono", "cluster_mono": {"num_gpus": 4, "prefill_tokens_per_s": 8001}}
+    one = {"mode": "mono", "cluster_mono": {"num_gpus": 4, "prefill_tokens_per_s": 8000}}
+    pair = pair_of(10, changes, sim_seconds=600, **{k: v for k, v in one.items() if k != "mode"})
+    line = compare_pairs([pair], Compare(margin=0.1, metrics=["p99_e2e_s"]))[0]
+    assert line["ratio"] == pytest.approx(1.0, abs=1e-3)
+    assert line["p_equal"] < 0.05
+    assert line["verdict"] in ("faster", "equal within 10%")
 
 
 # ---------------------------------------------------------------- estimators
@@ -269,14 +263,12 @@ def test_without_a_drain_percentiles_have_the_same_estimator_as_with_one() -> No
     assert points[False].total("unfinished") > 0
     for name in ("p99_ttft_s", "p90_e2e_s"):
         with_it, without = (points[drain].measured[name] for drain in (True, False))
-        assert with_it.pooled is not None
-        assert without.pooled is not None
-        assert without.interval.estimate == without.pooled
-        assert "sectioning" in without.interval.method
+        assert "inverted share" in without.interval.method
         assert without.lower_bound
+        assert np.isinf(without.interval.high)
         assert not with_it.lower_bound
-        assert without.pooled <= with_it.pooled
-    assert points[False].measured["p99_ttft_s"].pooled != pytest.approx(
+        assert without.interval.estimate <= with_it.interval.estimate
+    assert points[False].measured["p99_ttft_s"].interval.estimate != pytest.approx(
         points[False].values("p99_ttft_s").mean()
     )
 

@@ -7,7 +7,7 @@ counts where it ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from simlib.core.metrics import METRICS
 from simlib.core.records import Floats, RequestRecords
 from simlib.core.summary import Sample
 from simlib.serving.timeline import TimedRecords
+from simlib.stats.intervals import empty, enough_for_percentile
 from simlib.stats.relaxation import RunLength
 from simlib.stats.weighted import Weighted
 from simlib.study.measurement.measured import Measured, measure_metric
@@ -52,10 +53,27 @@ def measure_over_time(
     pools = [occupations(records, config, edges_s) for records in timed]
     return MeasuredOverTime(
         statistics=tuple(each),
-        measured=measure_metric([itl_sample(one, config) for one in timed], length, each),
+        measured=_measured(timed, config, length, each),
         edges_s=edges_s,
         pools={name: Occupation.joined([one[name] for one in pools]) for name in pools[0]},
     )
+
+
+def _measured(
+    timed: Sequence[TimedRecords],
+    config: SimConfig,
+    length: RunLength,
+    each: Sequence[dict[str, float]],
+) -> dict[str, Measured]:
+    measured = measure_metric([itl_sample(one, config) for one in timed], length, each)
+    # requests that share a gap are one observation
+    observed = sum(len(gaps_in_window(one, config)) for one in timed)
+    for statistic in METRICS["itl"].statistics:
+        short = statistic.percent and enough_for_percentile(observed, statistic.percent)
+        if short:
+            nothing = empty(measured[statistic.name].interval.method, short)
+            measured[statistic.name] = replace(measured[statistic.name], interval=nothing)
+    return measured
 
 
 def gaps_in_window(records: TimedRecords, config: SimConfig) -> Weighted:

@@ -35,7 +35,7 @@ class Compared:
     candidate: float
     joint: Joint
     pairs: int
-    """Replicates that both sides have."""
+    """Replicates that both sides have, or batches of them."""
     untestable: str = ""
     """Why no difference is tested; empty if one is."""
     note: str = ""
@@ -109,7 +109,7 @@ class Comparisons:
             if is_identical(found):
                 note = "identical on both sides"
             yield name, Compared(
-                one.estimate, other.estimate, found, pair.replicates, "",
+                one.estimate, other.estimate, found, one.units.size or pair.replicates, "",
                 note or found.difference.reason,
             )  # fmt: skip
 
@@ -184,8 +184,12 @@ def _why_not(pair: Pair, baseline: Measured, candidate: Measured) -> str:
         return ""
     arrived = {side.point.requests for side in pair.sides}
     known = baseline.requests and candidate.requests
-    same = known and (baseline.requests == candidate.requests or len(arrived) == 1)
-    return "" if same else "a single run, and not of the same requests: nothing to pair by"
+    if not known or (baseline.requests != candidate.requests and len(arrived) > 1):
+        return "a single run, and not of the same requests: nothing to pair by"
+    for side, one in zip(pair.sides, (baseline, candidate), strict=True):
+        if side.point.length.batches() == 0:
+            return one.interval.reason
+    return ""
 
 
 def _all_samples(side: Side) -> dict[tuple[str, str], list[Sample]]:

@@ -165,5 +165,6 @@ def _precision(row: dict[str, Any], results: Path) -> str:
     if decision.reached:
         return f"reached: {wanted}"
     width = decision.relative_half_width
-    got = f"{width:.1%}" if width is not None else decision.reason or "no interval"
-    return f"NOT reached: {wanted}, got {got} with {decision.replicates} replicates"
+    got = f"{width:.1%}" if width is not None else "no such interval"
+    reason = f" ({decision.reason})" if decision.reason else ""
+    return f"NOT reached: {wanted}, got {got} with {decision.replicates} replicates{reason}"
