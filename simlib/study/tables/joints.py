@@ -180,8 +180,11 @@ def _why_not(pair: Pair, baseline: Measured, candidate: Measured) -> str:
         return f"{' and '.join(unstable)} unstable: the difference grows with the run"
     if baseline.lower_bound or candidate.lower_bound:
         return "only a lower bound is known of a side"
-    if pair.replicates > 1:
-        return ""
+    return _why_not_paired(pair, baseline, candidate) if pair.replicates == 1 else ""
+
+
+def _why_not_paired(pair: Pair, baseline: Measured, candidate: Measured) -> str:
+    """Return why the batches of two single runs make no pairs; empty if they do."""
     arrived = {side.point.requests for side in pair.sides}
     known = baseline.requests and candidate.requests
     if not known or (baseline.requests != candidate.requests and len(arrived) > 1):
