@@ -117,7 +117,7 @@ def _legend(data: StudyData) -> list[LegendEntry]:
         for level, style in candidate_styles(data)
     ]
     grey = Patch(facecolor=NO_DIFFERENCE, hatch="////", edgecolor="#bbbbbb", linewidth=0)
-    entries.append(LegendEntry(grey, "no significant difference"))
+    entries.append(LegendEntry(grey, "equal, or too close to call"))
     if any(line_unstable(line) for line in data.comparison):
         hollow = Patch(facecolor="white", edgecolor="#999999", linestyle=(0, (2, 1.5)))
         entries.append(LegendEntry(hollow, "some side unstable"))

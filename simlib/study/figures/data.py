@@ -23,9 +23,17 @@ UNSTABLE = "unstable"
 
 
 def number(line: Mapping[str, str], column: str) -> float:
-    """Return a table's number, NaN where it is empty or there is no such column."""
+    """Return a table's number, NaN where it is empty or there is no such column.
+
+    An end of an interval that is empty where the other end is not is open: infinite.
+    """
     text = line.get(column, "")
-    return float(text) if text else math.nan
+    if text:
+        return float(text)
+    for end, other, beyond in (("_low", "_high", -math.inf), ("_high", "_low", math.inf)):
+        if column.endswith(end) and line.get(column.removesuffix(end) + other):
+            return beyond
+    return math.nan
 
 
 @dataclass(frozen=True, slots=True)

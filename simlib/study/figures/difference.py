@@ -153,7 +153,7 @@ def _page(data: StudyData, places: list[Place], shown: list[str]) -> Figure:
         heading(
             data,
             f"Difference of TTFT to {baseline}, paired by common random numbers",
-            extra="verdicts at a family-wise 5% (Holm)",
+            extra="verdicts held to 5% together over the study (Holm)",
             intervals=has_intervals(every, "difference_s"),
         ),
         row_titles=[place_title(data, place) for place in places],

@@ -112,7 +112,7 @@ def mark_legend(drawn: Sequence[tuple[str, float, Limits]], *, verdicts: bool) -
             beyond = True
     words = {
         FILLED: "significant difference" if verdicts else "",
-        CROSS: "no significant difference",
+        CROSS: "equal, or too close to call",
         DOT: "not tested",
         HALF: "stability undetermined",
         HOLLOW: "some side unstable" if verdicts else "unstable",
