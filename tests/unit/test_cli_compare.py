@@ -16,6 +16,7 @@ from simlib.core.config import SimConfig
 from simlib.core.metrics import METRICS
 from simlib.core.simulator import run_simulation
 from simlib.errors import InvalidParameterError
+from simlib.stats.curve import mean_curve
 
 SHORT = ("--sim-seconds", "100", "--warmup-seconds", "5")
 
@@ -78,7 +79,7 @@ def test_run_sim_refuses(bad: dict[str, Any]) -> None:
 
 
 def test_differences_are_disagg_minus_mono_and_paired() -> None:
-    pair, runs = pair_of(SimConfig(sim_seconds=300.0), replicates=4)
+    pair, runs = pair_of(SimConfig(sim_seconds=1500.0), replicates=10)
     rows = {row["metric"]: row for row in differences(pair)}
     row = rows["mean_ttft_s"]
     each = np.array(
@@ -86,11 +87,9 @@ def test_differences_are_disagg_minus_mono_and_paired() -> None:
     )
     assert row["difference"] == pytest.approx(each.mean())
     assert row["relative"] == pytest.approx(row["disagg"] / row["mono"] - 1)
-    # t of 3 degrees of freedom at 97.5 % is 3.18245 (any table)
-    half = 3.18245 * each.std(ddof=1) / 2.0
-    assert (row["low"], row["high"]) == pytest.approx(
-        (each.mean() - half, each.mean() + half), rel=1e-4
-    )
+    interval = mean_curve(each).interval()
+    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+    assert interval.low < each.mean() < interval.high
     done = rows["throughput_rps"]
     assert done["mono"] == pytest.approx(np.mean([one["throughput_rps"] for one in runs["mono"]]))
 

@@ -41,7 +41,7 @@ class Folder:
                 "one": {
                     "requests_table": False,
                     "sweep": {"grid": {"mode": ["mono", "disagg"], "arrival.rate_per_s": [1, 2]}},
-                    "compare": {"factor": "mode", "baseline": "mono"},
+                    "compare": {"factor": "mode", "baseline": "mono", "metrics": ["mean_ttft_s"]},
                 }
             },
         }

@@ -279,4 +279,4 @@ def test_points_have_itl_with_intervals_and_those_without_timelines_have_none() 
     assert "batches" in single.intervals["mean_itl_s"].method
     plain = replace_timeline(config)
     assert measure_point([simulate(plain)], plain).over_time is None
-    assert measure_over_time([replicates[0], simulate(plain)], config) is None
+    assert measure_over_time([replicates[0], simulate(plain)], config, point.length) is None

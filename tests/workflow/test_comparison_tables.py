@@ -75,9 +75,28 @@ def test_equal_hardware_carries_no_warning_and_other_gpu_counts_do(tmp_path: Pat
 
 def test_too_few_samples_leave_a_percentile_empty_with_the_reason(tmp_path: Path) -> None:
     summary = pd.read_csv(tables_of(tmp_path, MODES) / "summary.csv")
-    assert summary["p99_ttft_s"].isna().all()
-    assert summary["notes"].str.contains("p99 needs at least 1000 samples").all()
+    few = summary[summary["arrived"] < 1000]
+    assert len(few) == 2
+    assert few["p99_ttft_s"].isna().all()
+    assert few["notes"].str.contains("p99 needs at least 1000 samples").all()
     assert summary["p50_ttft_s"].notna().all()
+
+
+def test_an_end_that_the_data_do_not_bound_is_empty_with_the_reason(tmp_path: Path) -> None:
+    study = {"sweep": {"grid": {"mode": ["mono"], "arrival.rate_per_s": [7]}}}
+    summary = pd.read_csv(tables_of(tmp_path, study) / "summary.csv").iloc[0]
+    assert summary["mean_ttft_s_low"] < summary["mean_ttft_s"]
+    assert np.isnan(summary["mean_ttft_s_high"])
+    assert "mean_ttft_s" in summary["notes"]
+    assert "relaxation times" in summary["notes"]
+
+
+def test_three_definitions_of_ttft_stand_beside_each_other(tmp_path: Path) -> None:
+    summary = pd.read_csv(tables_of(tmp_path, MODES) / "summary.csv")
+    np.testing.assert_allclose(summary["mean_ttft_first_decode_step_s"], summary["mean_ttft_s"])
+    disagg = summary[summary["mode"] == "disagg"]
+    for name in ("mean_ttft_prefill_end_s", "mean_ttft_transfer_end_s"):
+        assert (disagg[name] < disagg["mean_ttft_s"]).all()
 
 
 def test_an_overloaded_point_is_unstable_by_its_load(tmp_path: Path) -> None:

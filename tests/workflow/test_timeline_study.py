@@ -44,7 +44,8 @@ def test_summary_has_inter_token_latency_and_pools_of_each_side(tables: Path) ->
     summary = pd.read_csv(tables / "summary.csv")
     for name in ITL:
         assert (summary[f"{name}_low"] <= summary[name]).all()
-        assert (summary[name] <= summary[f"{name}_high"]).all()
+        high = summary[f"{name}_high"]
+        assert ((summary[name] <= high) | high.isna()).all()  # open where few bursts made it
     mono, disagg = (summary[summary["mode"] == mode] for mode in ("mono", "disagg"))
     for side, pools in ((mono, ["gpu"]), (disagg, ["prefill", "decode"])):
         for pool in ("gpu", "prefill", "decode"):
