@@ -15,9 +15,8 @@ from click.testing import CliRunner
 from simlib.cli.run import cli
 from simlib.core.config import SimConfig
 from simlib.core.metrics import METRICS, Metric, statistic_named, statistics_of
-from simlib.core.records import Floats, RequestRecords, e2e_s, ttft_s
+from simlib.core.records import TTFT_DEFINITIONS, Floats, RequestRecords, e2e_s, ttft_s
 from simlib.core.summary import summarise
-from simlib.core.records import TTFT_DEFINITIONS
 from simlib.errors import InvalidParameterError
 from simlib.study.jobs.simulate import simulate
 from simlib.study.plan.spec import Precision
