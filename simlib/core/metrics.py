@@ -149,6 +149,14 @@ def _ttft_by(definition: TtftDefinition) -> Metric:
 TTFT_BY: dict[TtftDefinition, Metric] = {one: _ttft_by(one) for one in TTFT_DEFINITIONS}
 """TTFT by each definition: systems differ in who hands the first token to the client."""
 
+
+def before_decode(metric: Metric, config: SimConfig) -> bool:
+    """Return whether a metric ends before decode begins: TTFT by some definitions."""
+    early = [TTFT_BY["prefill_end"], TTFT_BY["transfer_end"]]
+    own = metric.name == "ttft" and TTFT_BY[config.ttft_definition] in early
+    return own or metric in early
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (

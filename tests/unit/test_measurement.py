@@ -281,3 +281,20 @@ def test_lower_bounds_are_not_compared() -> None:
     for name in bounded:
         assert lines[name]["verdict"] == "not tested"
         assert "lower bound" in lines[name]["note"]
+
+
+def test_what_ends_before_decode_does_not_wait_for_the_relaxation_of_decode() -> None:
+    """Decode at rho 0.95 forgets in thousands of requests, prefill at 0.2 in a few."""
+    settings = {"sim_seconds": 1500, "arrival": {"rate_per_s": 7.7}}
+    config = SimConfig.from_dict(
+        {**settings, "cluster_disagg": {"prefill_gpus": 1, "decode_gpus": 3}}
+    )
+    point = measure_point([simulate(config, r) for r in range(10)], config)
+    assert point.length.relaxation > 20 * point.prefill_length.relaxation
+    late, early = (
+        point.measured[f"mean_ttft_{name}_s"].interval
+        for name in ("first_decode_step", "prefill_end")
+    )
+    assert np.isinf(late.high)
+    assert "relaxation times" in late.reason
+    assert np.isfinite(early.high)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simlib.core.config import SimConfig
-from simlib.core.metrics import Statistic, statistic_named
+from simlib.core.metrics import Statistic, before_decode, statistic_named
 from simlib.core.records import RequestRecords
 from simlib.errors import InvalidParameterError
 from simlib.stats.intervals import replicates_for
@@ -44,7 +44,8 @@ def replicate_until_precise(request_path: Path, results: Path, output: Path) -> 
         interval = measured.interval
         width = interval.relative_half_width
         reached = width <= precision.relative
-        hopeless = _out_of_reach(taken.length(), statistic, precision)
+        early = before_decode(statistic.metric, config)
+        hopeless = _out_of_reach(taken.length(before_decode=early), statistic, precision)
         if reached or hopeless or wanted >= precision.max_replicates:
             break
         enough = replicates_for(measured.values, precision.relative, precision.max_replicates)

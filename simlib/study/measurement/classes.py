@@ -100,11 +100,12 @@ def measure_classes(
     runs = [ClassedRecords.of(records, config, r) for r, records in enumerate(replicates)]
     latency = METRICS["ttft"]
     together = {one.name: point.measured[one.name] for one in latency.statistics}
+    length = point.length_for(latency, config)
     found = []
     for name, one in config.request_classes.items():
-        ttft = measure_metric([run.sample(latency, name) for run in runs], point.length)
-        found.append(_measurement(name, (one.ttft_slo_s, one.priority), runs, ttft, point.length))
-    return (*found, _measurement(ALL_CLASSES, (None, None), runs, together, point.length))
+        ttft = measure_metric([run.sample(latency, name) for run in runs], length)
+        found.append(_measurement(name, (one.ttft_slo_s, one.priority), runs, ttft, length))
+    return (*found, _measurement(ALL_CLASSES, (None, None), runs, together, length))
 
 
 def class_lines(

@@ -60,16 +60,17 @@ def _pool_work(seconds: Floats | None, counted: np.ndarray, rho: float) -> PoolW
     return PoolWork(rho, *(float(np.mean(mine**power)) for power in (1, 2, 4)))
 
 
-def length_of(replicates: Sequence[Work]) -> RunLength:
+def length_of(replicates: Sequence[Work], *, before_decode: bool = False) -> RunLength:
     """Return how long a point's runs are, for the pool that forgets slowest.
 
     Load, variability and tails are those of the requests that arrived, all replicates together.
+    What ends `before_decode` does not wait for a decode pool.
     """
     requests = float(np.mean([one.requests for one in replicates]))
     slowest, kurtosis = math.nan, math.nan
     for name in replicates[0].pools:
         pool = _together(replicates, name)
-        if math.isnan(pool.first) or pool.first == 0:
+        if math.isnan(pool.first) or pool.first == 0 or (before_decode and name == "decode"):
             continue
         variable = float(np.mean([one.arrival_scv for one in replicates]))
         time = relaxation_requests(pool.rho, _scv(pool), variable)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from simlib.core.config import SimConfig
+from simlib.core.metrics import METRICS, Metric, before_decode
 from simlib.core.records import Floats, RequestRecords, in_window, ttft_parts, ttft_s
 from simlib.core.summary import (
     Sample,
@@ -50,7 +51,9 @@ class PointMeasurement:
     """By statistic, such as p99_ttft_s."""
     stability: Stability
     length: RunLength
-    """How long the runs are against what the queues need."""
+    """How long the runs are against what the slowest queue needs."""
+    prefill_length: RunLength
+    """The same, for what ends before decode begins."""
     warmup: SuggestedWarmup
     distribution: Distribution | None = None
     """Of TTFT; None if nobody got a first token."""
@@ -68,6 +71,10 @@ class PointMeasurement:
     def unsupported(self) -> list[str]:
         """Statistics that are left empty, because there are too few requests for them."""
         return [name for name, one in self.measured.items() if np.isnan(one.interval.estimate)]
+
+    def length_for(self, metric: Metric, config: SimConfig) -> RunLength:
+        """Return how long the runs are against what a metric's queues need."""
+        return self.prefill_length if before_decode(metric, config) else self.length
 
     def values(self, statistic: str) -> Floats:
         """Return a number of every replicate, NaN where it has none; shape (replicates,)."""
@@ -115,11 +122,12 @@ class Replicates:
     def metric(self, name: str) -> dict[str, Measured]:
         """Return what the replicates so far say of a metric, by statistic."""
         each = [one.statistics for one in self.measured]
-        return measure_metric(self.samples[name], self.length(), each)
+        length = self.length(before_decode=before_decode(METRICS[name], self.config))
+        return measure_metric(self.samples[name], length, each)
 
-    def length(self) -> RunLength:
+    def length(self, *, before_decode: bool = False) -> RunLength:
         """Return how long the runs so far are, against what the queues need."""
-        return length_of([one.work for one in self.measured])
+        return length_of([one.work for one in self.measured], before_decode=before_decode)
 
 
 def measure_point(replicates: Sequence[RequestRecords], config: SimConfig) -> PointMeasurement:
@@ -149,6 +157,7 @@ def measure_point(replicates: Sequence[RequestRecords], config: SimConfig) -> Po
             length.relaxations,
         ),
         length=length,
+        prefill_length=taken.length(before_decode=True),
         warmup=suggested_warmup_s(
             [ttft_s(records, config.ttft_definition)[:shortest] for records in replicates],
             [records.arrival_s[:shortest] for records in replicates],

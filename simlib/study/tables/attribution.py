@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from simlib.core.metrics import METRICS
 from simlib.core.records import TTFT_PARTS_OF
 from simlib.stats.compare import attribution
 from simlib.stats.intervals import Interval, empty
@@ -54,7 +55,7 @@ def attribute_pairs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
 
 def _supported(interval: Interval, pair: Pair) -> Interval:
     for side in pair.sides:
-        reason = side.point.length.too_short(None)
+        reason = side.point.length_for(METRICS["ttft"], side.config).too_short(None)
         if side.point.stability.verdict == "unstable":
             reason = side.point.stability.reason
         if reason:

@@ -94,7 +94,7 @@ class Comparisons:
             if only and name != only:
                 continue
             baseline, candidate = (side[name] for side in sides)
-            reason = _why_not(pair, baseline, candidate)
+            reason = _why_not(pair, _timed_as(metric), baseline, candidate)
             if reason:
                 b, c = baseline.interval.estimate, candidate.interval.estimate
                 nothing = joint(no_curve("", reason, b), no_curve("", reason, c), self.margin)
@@ -122,7 +122,10 @@ class Comparisons:
             one, other = (side[0].request_id for side in samples)
             common = np.intersect1d(one, other)
             samples = [[side[0].of(common)] for side in samples]
-        lengths = [replace(side.point.length, runs=n) for side in pair.sides]
+        lengths = [
+            replace(side.point.length_for(_timed_as(metric), side.config), runs=n)
+            for side in pair.sides
+        ]
         batches = min(length.batches() for length in lengths)
         return [
             metric_curves(side, length, batches)
@@ -162,13 +165,18 @@ def _classes_with_slo(pair: Pair) -> list[str]:
     ]
 
 
+def _timed_as(metric: Metric) -> Metric:
+    """Return the metric whose queues decide: a share within an SLO is one of TTFT."""
+    return METRICS["ttft"] if metric.source == "classes" else metric
+
+
 def _measured(side: Side, of_class: str) -> Mapping[str, Measured]:
     if not of_class:
         return side.point.measured
     return next(one for one in side.classes if one.name == of_class).measured
 
 
-def _why_not(pair: Pair, baseline: Measured, candidate: Measured) -> str:
+def _why_not(pair: Pair, metric: Metric, baseline: Measured, candidate: Measured) -> str:
     """Return why a statistic of a pair is not compared; empty if it is."""
     for one in (baseline, candidate):
         if math.isnan(one.interval.estimate):  # what the tables leave empty is not compared either
@@ -180,17 +188,17 @@ def _why_not(pair: Pair, baseline: Measured, candidate: Measured) -> str:
         return f"{' and '.join(unstable)} unstable: the difference grows with the run"
     if baseline.lower_bound or candidate.lower_bound:
         return "only a lower bound is known of a side"
-    return _why_not_paired(pair, baseline, candidate) if pair.replicates == 1 else ""
+    return _why_not_paired(pair, metric, baseline, candidate) if pair.replicates == 1 else ""
 
 
-def _why_not_paired(pair: Pair, baseline: Measured, candidate: Measured) -> str:
+def _why_not_paired(pair: Pair, metric: Metric, baseline: Measured, candidate: Measured) -> str:
     """Return why the batches of two single runs make no pairs; empty if they do."""
     arrived = {side.point.requests for side in pair.sides}
     known = baseline.requests and candidate.requests
     if not known or (baseline.requests != candidate.requests and len(arrived) > 1):
         return "a single run, and not of the same requests: nothing to pair by"
     for side, one in zip(pair.sides, (baseline, candidate), strict=True):
-        if side.point.length.batches() == 0:
+        if side.point.length_for(metric, side.config).batches() == 0:
             return one.interval.reason
     return ""
 
