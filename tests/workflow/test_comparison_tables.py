@@ -83,9 +83,9 @@ def test_too_few_samples_leave_a_percentile_empty_with_the_reason(tmp_path: Path
 
 
 def test_an_end_that_the_data_do_not_bound_is_empty_with_the_reason(tmp_path: Path) -> None:
-    study = {"sweep": {"grid": {"mode": ["mono"], "arrival.rate_per_s": [7]}}}
+    study = {"sweep": {"grid": {"mode": ["mono"], "arrival.rate_per_s": [8]}}}
     summary = pd.read_csv(tables_of(tmp_path, study) / "summary.csv").iloc[0]
-    assert summary["mean_ttft_s_low"] < summary["mean_ttft_s"]
+    assert 0 <= summary["mean_ttft_s_low"] < summary["mean_ttft_s"]
     assert np.isnan(summary["mean_ttft_s_high"])
     assert "mean_ttft_s" in summary["notes"]
     assert "relaxation times" in summary["notes"]

@@ -63,7 +63,7 @@ def measure_metric(
     return {
         name: Measured(
             np.array([one[name] for one in each]),
-            _share(curve) if share else curve.interval(),
+            _share(curve) if share else _not_negative(curve.interval()),
             name in bounds,
             single,
         )
@@ -141,6 +141,11 @@ def interval_ends(name: str, interval: Interval) -> dict[str, float]:
     low, high = (end if math.isfinite(end) else math.nan for end in (interval.low, interval.high))
     estimate = interval.estimate if math.isfinite(interval.estimate) else math.nan
     return {name: estimate, f"{name}_low": low, f"{name}_high": high}
+
+
+def _not_negative(interval: Interval) -> Interval:
+    """Return the interval of a time; few and skewed replicates would reach below 0."""
+    return replace(interval, low=max(interval.low, 0.0)) if interval.low < 0 else interval
 
 
 def _share(curve: Curve) -> Interval:
