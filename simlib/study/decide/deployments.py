@@ -1,0 +1,278 @@
+"""The deployments that fit a number of GPUs: replicas, splits and tensor parallelism of each pool."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from simlib.core.batching import BatchingDisagg, BatchingMono, ReplicaPool
+from simlib.core.config import Mode, SimConfig
+from simlib.core.validation import ConfigModel, PositiveInt
+from simlib.errors import InvalidParameterError
+from simlib.serving.assemble import deployment_of
+from simlib.study.plan.overrides import with_overrides
+
+NODE_GPUS = 8
+"""Tensor parallelism beyond a node of 8 GPUs is not tried unless it is asked for."""
+ARCHITECTURES: tuple[Mode, ...] = get_args(Mode)
+"""mono and disagg."""
+MOST_DEPLOYMENTS = 500
+
+
+class DeploymentSpace(ConfigModel):
+    """Which deployments to look at: all that these settings allow."""
+
+    gpus: PositiveInt | dict[str, PositiveInt]
+    """GPUs of each deployment: a number, or a number by the catalog's name, ``{h100_sxm: 8}``."""
+    tensor_parallel: list[PositiveInt] | None = None
+    """GPUs of a replica; default: 1, 2, 4, 8, as far as the model fits."""
+    architectures: list[Literal["mono", "disagg"]] = Field(default=["mono", "disagg"])
+    axes: dict[str, list[Any]] = Field(default_factory=dict)
+    """Other settings of every pool, a list of values each: ``max_batch_tokens: [2048, 8192]``."""
+
+    @field_validator("architectures")
+    @classmethod
+    def _at_least_one(cls, architectures: list[str]) -> list[str]:
+        if not architectures:
+            raise InvalidParameterError("architectures", [], "mono, disagg, or both")
+        return list(dict.fromkeys(architectures))
+
+    @field_validator("axes")
+    @classmethod
+    def _of_pools(cls, axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        known = [n for n in ReplicaPool.model_fields if n not in _ENUMERATED]
+        for name, values in axes.items():
+            if name not in known:
+                raise InvalidParameterError(f"axes.{name}", name, "one of " + ", ".join(known))
+            if not values:
+                raise InvalidParameterError(f"axes.{name}", values, "a list of at least one value")
+        return axes
+
+    def hardware(self) -> tuple[str | None, int]:
+        """Return the GPU's name, None where none was given, and how many.
+
+        Raises
+        ------
+        InvalidParameterError
+            For several kinds of GPUs: which pool gets which is not ours to guess.
+        """
+        if isinstance(self.gpus, int):
+            return None, self.gpus
+        if len(self.gpus) != 1:
+            raise InvalidParameterError(
+                "deployments.gpus",
+                self.gpus,
+                "one kind of GPU; list deployments of several kinds one by one",
+            )
+        (item,) = self.gpus.items()
+        return item
+
+
+_ENUMERATED = ("replicas", "gpu", "tensor_parallel")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One candidate: what it is called, and the simulation that serves with it."""
+
+    name: str
+    """Such as ``4 x TP2``, or ``2P TP2 + 1D TP4``."""
+    config: SimConfig
+
+    @property
+    def architecture(self) -> Mode:
+        """mono or disagg."""
+        return self.config.mode
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all pools."""
+        return self.config.deployment.total_gpus
+
+    @property
+    def hardware(self) -> dict[str, int]:
+        """GPUs by name; ``gpu`` where the model of serving has no names for them."""
+        if self.config.serving == "token_rate":
+            return {"gpu": self.gpus}
+        found: dict[str, int] = {}
+        for pool in self.config.batching.pools.values():
+            found[pool.gpu] = found.get(pool.gpu, 0) + pool.total_gpus
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Field_:
+    """The deployments to compare, and what was left out."""
+
+    deployments: tuple[Deployment, ...]
+    left_out: dict[str, str]
+    """Why, by what."""
+
+
+def deployments_of(
+    base: Mapping[str, Any], wanted: DeploymentSpace | list[dict[str, Any]]
+) -> Field_:
+    """Return every deployment that is wanted and can serve.
+
+    Parameters
+    ----------
+    base
+        Settings of the simulation, as a tree; each deployment is these with its pools changed.
+    wanted
+        A space to enumerate, or a list of deployments, each a name and overrides.
+
+    Raises
+    ------
+    InvalidParameterError
+        If none fits the GPUs and the model, or an explicit one is wrong.
+    """
+    if isinstance(wanted, list):
+        return Field_(tuple(_explicit(base, wanted)), {})
+    serving = SimConfig.from_dict(dict(base)).serving
+    found, left_out = (_token_rate if serving == "token_rate" else _batching)(base, wanted)
+    if not found:
+        why = "; ".join(f"{what}: {reason}" for what, reason in left_out.items())
+        raise InvalidParameterError(
+            "deployments.gpus", wanted.gpus, f"enough for at least one deployment ({why})"
+        )
+    if len(found) > MOST_DEPLOYMENTS:
+        raise InvalidParameterError(
+            "deployments",
+            f"{len(found)} deployments",
+            f"at most {MOST_DEPLOYMENTS}; name fewer values of tensor_parallel or axes",
+        )
+    return Field_(tuple(found), left_out)
+
+
+def _explicit(base: Mapping[str, Any], wanted: list[dict[str, Any]]) -> Iterator[Deployment]:
+    if not wanted:
+        raise InvalidParameterError("deployments", wanted, "a list of at least one deployment")
+    names = set()
+    for position, entry in enumerate(wanted):
+        overrides = dict(entry)
+        name = str(overrides.pop("name", f"deployment {position + 1}"))
+        if name in names:
+            raise InvalidParameterError(f"deployments.{position}.name", name, "a name of its own")
+        names.add(name)
+        try:
+            config = SimConfig.from_dict(with_overrides(base, overrides))
+            if config.serving == "batching" and config.latency.kind != "aiconfigurator":
+                deployment_of(config.batching, config.latency)
+        except InvalidParameterError as error:
+            raise error.at(f"deployment {name!r}") from None
+        yield Deployment(name, config)
+
+
+def _token_rate(
+    base: Mapping[str, Any], wanted: DeploymentSpace
+) -> tuple[list[Deployment], dict[str, str]]:
+    """Return deployments whose GPUs serve one request each: only their numbers vary."""
+    _, gpus = wanted.hardware()
+    if wanted.tensor_parallel or wanted.axes:
+        raise InvalidParameterError(
+            "deployments", wanted.to_dict(), "gpus and architectures only (serving: token_rate)"
+        )
+    found = []
+    if "mono" in wanted.architectures:
+        config = with_overrides(base, {"mode": "mono", "cluster_mono.num_gpus": gpus})
+        found.append(Deployment(f"{gpus} GPUs", SimConfig.from_dict(config)))
+    for prefill in range(1, gpus) if "disagg" in wanted.architectures else ():
+        overrides = {
+            "mode": "disagg",
+            "cluster_disagg.prefill_gpus": prefill,
+            "cluster_disagg.decode_gpus": gpus - prefill,
+        }
+        name = f"{prefill}P + {gpus - prefill}D"
+        found.append(Deployment(name, SimConfig.from_dict(with_overrides(base, overrides))))
+    return found, {} if found else {"disagg": "needs 2 GPUs"}
+
+
+def _batching(
+    base: Mapping[str, Any], wanted: DeploymentSpace
+) -> tuple[list[Deployment], dict[str, str]]:
+    """Return every number of replicas and tensor parallelism of each pool that uses all GPUs."""
+    gpu, gpus = wanted.hardware()
+    left_out: dict[str, str] = {}
+    fitting = list(_fitting(base, wanted, gpu, gpus, left_out))
+    shapes: list[tuple[tuple[int, int], ...]] = []
+    if "mono" in wanted.architectures:
+        shapes += [((gpus // tp, tp),) for tp in fitting if gpus % tp == 0]
+    if "disagg" in wanted.architectures:
+        shapes += [
+            ((prefill, p), ((gpus - prefill * p) // d, d))
+            for p, d in itertools.product(fitting, fitting)
+            for prefill in range(1, (gpus - d) // p + 1)
+            if (gpus - prefill * p) % d == 0
+        ]
+    for architecture in wanted.architectures:
+        if fitting and not any(len(s) == (1 if architecture == "mono" else 2) for s in shapes):
+            left_out[architecture] = f"no pools of TP {fitting} use {gpus} GPUs"
+    found = []
+    for shape in shapes:
+        for values in itertools.product(*wanted.axes.values()):
+            settings = dict(zip(wanted.axes, values, strict=True))
+            found.append(_deployment(base, shape, gpu, settings))
+    return found, left_out
+
+
+def _fitting(
+    base: Mapping[str, Any],
+    wanted: DeploymentSpace,
+    gpu: str | None,
+    gpus: int,
+    left_out: dict[str, str],
+) -> Iterator[int]:
+    """Yield the tensor parallelisms that the model fits; note why others do not."""
+    asked = wanted.tensor_parallel
+    for tp in asked or [2**i for i in range((min(gpus, NODE_GPUS)).bit_length())]:
+        if tp > gpus:
+            left_out[f"TP{tp}"] = f"more than {gpus} GPUs"
+            continue
+        config = _deployment(base, ((1, tp),), gpu, {}).config
+        if config.latency.kind == "aiconfigurator":  # its table is made later, and says
+            yield tp
+            continue
+        try:
+            deployment_of(config.batching, config.latency)
+        except InvalidParameterError as error:
+            if error.name.endswith(".gpu") or error.name == "latency.model":
+                raise  # unknown, whatever the parallelism
+            left_out[f"TP{tp}"] = f"{error.allowed}, got {error.got} ({error.where})"
+            continue
+        yield tp
+
+
+def _deployment(
+    base: Mapping[str, Any],
+    shape: tuple[tuple[int, int], ...],
+    gpu: str | None,
+    settings: Mapping[str, Any],
+) -> Deployment:
+    """Return the deployment of (replicas, tensor parallelism) by pool; one pool is monolithic."""
+    sections = ("pool",) if len(shape) == 1 else ("prefill", "decode")
+    mode = "mono" if len(shape) == 1 else "disagg"
+    overrides: dict[str, Any] = {"mode": mode, "serving": "batching"}
+    for section, (replicas, tp) in zip(sections, shape, strict=True):
+        pool = {"replicas": replicas, "tensor_parallel": tp, **settings}
+        if gpu is not None:
+            pool["gpu"] = gpu
+        overrides |= {f"batching_{mode}.{section}.{key}": value for key, value in pool.items()}
+    config = SimConfig.from_dict(with_overrides(base, overrides))
+    suffix = "".join(f" {key}={value}" for key, value in settings.items())
+    return Deployment(name_of(config) + suffix, config)
+
+
+def name_of(config: SimConfig) -> str:
+    """Return what people call a batching deployment: ``4 x TP2``, ``2P TP2 + 1D TP4``."""
+    batching: BatchingMono | BatchingDisagg = config.batching
+    if isinstance(batching, BatchingMono):
+        return f"{batching.pool.replicas} x TP{batching.pool.tensor_parallel}"
+    prefill, decode = batching.prefill, batching.decode
+    return (
+        f"{prefill.replicas}P TP{prefill.tensor_parallel} + "
+        f"{decode.replicas}D TP{decode.tensor_parallel}"
+    )
