@@ -1,4 +1,4 @@
-"""The deployments that fit a number of GPUs: replicas, splits and tensor parallelism of each pool."""
+"""The deployments that fit a number of GPUs: replicas, splits, tensor parallelism of pools."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pydantic import Field, field_validator
 
 from simlib.core.batching import BatchingDisagg, BatchingMono, ReplicaPool
 from simlib.core.config import Mode, SimConfig
+from simlib.core.overrides import overridden
 from simlib.core.validation import ConfigModel, PositiveInt
 from simlib.errors import InvalidParameterError
 from simlib.serving.assemble import deployment_of
-from simlib.study.plan.overrides import with_overrides
 
 NODE_GPUS = 8
 """Tensor parallelism beyond a node of 8 GPUs is not tried unless it is asked for."""
@@ -85,7 +85,7 @@ class Deployment:
 
     @property
     def architecture(self) -> Mode:
-        """mono or disagg."""
+        """Whether it is monolithic or disaggregated."""
         return self.config.mode
 
     @property
@@ -105,7 +105,7 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True)
-class Field_:
+class Deployments:
     """The deployments to compare, and what was left out."""
 
     deployments: tuple[Deployment, ...]
@@ -115,7 +115,7 @@ class Field_:
 
 def deployments_of(
     base: Mapping[str, Any], wanted: DeploymentSpace | list[dict[str, Any]]
-) -> Field_:
+) -> Deployments:
     """Return every deployment that is wanted and can serve.
 
     Parameters
@@ -131,7 +131,7 @@ def deployments_of(
         If none fits the GPUs and the model, or an explicit one is wrong.
     """
     if isinstance(wanted, list):
-        return Field_(tuple(_explicit(base, wanted)), {})
+        return Deployments(tuple(_explicit(base, wanted)), {})
     serving = SimConfig.from_dict(dict(base)).serving
     found, left_out = (_token_rate if serving == "token_rate" else _batching)(base, wanted)
     if not found:
@@ -145,7 +145,7 @@ def deployments_of(
             f"{len(found)} deployments",
             f"at most {MOST_DEPLOYMENTS}; name fewer values of tensor_parallel or axes",
         )
-    return Field_(tuple(found), left_out)
+    return Deployments(tuple(found), left_out)
 
 
 def _explicit(base: Mapping[str, Any], wanted: list[dict[str, Any]]) -> Iterator[Deployment]:
@@ -159,7 +159,7 @@ def _explicit(base: Mapping[str, Any], wanted: list[dict[str, Any]]) -> Iterator
             raise InvalidParameterError(f"deployments.{position}.name", name, "a name of its own")
         names.add(name)
         try:
-            config = SimConfig.from_dict(with_overrides(base, overrides))
+            config = SimConfig.from_dict(overridden(base, overrides))
             if config.serving == "batching" and config.latency.kind != "aiconfigurator":
                 deployment_of(config.batching, config.latency)
         except InvalidParameterError as error:
@@ -178,7 +178,7 @@ def _token_rate(
         )
     found = []
     if "mono" in wanted.architectures:
-        config = with_overrides(base, {"mode": "mono", "cluster_mono.num_gpus": gpus})
+        config = overridden(base, {"mode": "mono", "cluster_mono.num_gpus": gpus})
         found.append(Deployment(f"{gpus} GPUs", SimConfig.from_dict(config)))
     for prefill in range(1, gpus) if "disagg" in wanted.architectures else ():
         overrides = {
@@ -187,7 +187,7 @@ def _token_rate(
             "cluster_disagg.decode_gpus": gpus - prefill,
         }
         name = f"{prefill}P + {gpus - prefill}D"
-        found.append(Deployment(name, SimConfig.from_dict(with_overrides(base, overrides))))
+        found.append(Deployment(name, SimConfig.from_dict(overridden(base, overrides))))
     return found, {} if found else {"disagg": "needs 2 GPUs"}
 
 
@@ -261,7 +261,7 @@ def _deployment(
         if gpu is not None:
             pool["gpu"] = gpu
         overrides |= {f"batching_{mode}.{section}.{key}": value for key, value in pool.items()}
-    config = SimConfig.from_dict(with_overrides(base, overrides))
+    config = SimConfig.from_dict(overridden(base, overrides))
     suffix = "".join(f" {key}={value}" for key, value in settings.items())
     return Deployment(name_of(config) + suffix, config)
 

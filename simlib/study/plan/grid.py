@@ -93,7 +93,7 @@ class Row:
         request = self.precision_request()
         del request["files"]
         request["config"] = {key: request["config"][key] for key in ANALYSIS_ONLY}
-        return _digest(request)
+        return digest(request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +333,7 @@ def _essential_classes(config: SimConfig, key: str) -> dict[str, dict[str, Any]]
 def point_id(config: SimConfig) -> str:
     """Return the identity of a simulation: 16 hexadecimal digits."""
     identity = {"model_version": MODEL_VERSION, "config": essential(config)}
-    return _digest(_without_added_keys(identity))
+    return digest(_without_added_keys(identity))
 
 
 def _without_added_keys(settings: dict[str, Any]) -> dict[str, Any]:
@@ -345,7 +345,8 @@ def _without_added_keys(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _digest(identity: dict[str, Any]) -> str:
+def digest(identity: dict[str, Any]) -> str:
+    """Return the identity of plain data: 16 hexadecimal digits."""
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,202 @@
+"""The capacity of one deployment: an adaptive job, like the one that adds replicates."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from simlib.core.config import SimConfig
+from simlib.core.model_version import MODEL_VERSION
+from simlib.core.slo import Slo
+from simlib.core.validation import ConfigModel, PositiveFloat
+from simlib.errors import InvalidParameterError
+from simlib.files import write_json
+from simlib.stats.intervals import DEFAULT_BATCHES
+from simlib.stats.root_finding import SCOUTS, Capacity, find_capacity
+from simlib.study.decide.first_guess import first_guess
+from simlib.study.decide.load import Load, snapped
+from simlib.study.plan.grid import ANALYSIS_ONLY, digest, essential
+
+FRONTIER_BELOW = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
+"""Shares of the capacity that are measured as well, to draw attainment and the frontier."""
+FRONTIER_ABOVE = (1.1, 1.25, 1.45, 1.7, 2.0)
+"""As far as TTFT is still within its limit there."""
+_UNLOADED = 50.0
+"""An unloaded system has a rate this many times below the first guess."""
+_UNLOADED_REQUESTS = 500
+_FEWEST_REQUESTS = 30
+
+
+class Accuracy(ConfigModel):
+    """How exactly capacities are found, and which differences do not matter."""
+
+    relative: PositiveFloat = 0.02
+    """Half width of a capacity's 95% interval over the estimate."""
+    max_replicates: int = Field(default=40, ge=SCOUTS)
+    """Where to stop in any case."""
+    indifference: float = Field(default=0.02, ge=0, lt=1)
+    """Deployments whose capacities differ by less are as good as each other."""
+
+
+def search_request(config: SimConfig, slo: Slo, accuracy: Accuracy, name: str) -> dict[str, Any]:
+    """Return what the job needs to know, as plain data."""
+    return {
+        "name": name,
+        "config": config.to_dict(),
+        "slo": slo.to_dict(),
+        "accuracy": accuracy.to_dict(),
+    }
+
+
+def search_id(config: SimConfig, slo: Slo, accuracy: Accuracy) -> str:
+    """Return the identity of the search: of all that can change its outcome, but not the rate."""
+    settings = essential(config)
+    settings["arrival"] = {k: v for k, v in settings["arrival"].items() if k != "rate_per_s"}
+    return digest(
+        {
+            "model_version": MODEL_VERSION,
+            "config": settings,
+            "classes": config.to_dict()["request_classes"] if slo.classes else None,
+            **{key: getattr(config, key) for key in ANALYSIS_ONLY},
+            "slo": slo.to_dict(),
+            "relative": accuracy.relative,
+            "max_replicates": accuracy.max_replicates,
+        }
+    )
+
+
+def search_capacity(
+    request: dict[str, Any], results: Path, simulated: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Find the capacity of a deployment, and measure rates below and above it.
+
+    Simulations that the results folder has are read, not run again.
+
+    Returns
+    -------
+    dict
+        outcome, capacity_per_s with ends, its pseudo-values, and a row for each rate.
+    """
+    config, slo = SimConfig.from_dict(request["config"]), Slo.from_dict(request["slo"])
+    accuracy = Accuracy.from_dict(request["accuracy"])
+    load = Load(config, slo, results, simulated)
+    guess = first_guess(config, slo)
+    unloaded = _unloaded(config, slo, results, guess, simulated)
+    found: dict[str, Any] = {
+        "name": request["name"],
+        "config": request["config"],
+        "gpus": config.deployment.total_gpus,
+        "unloaded": unloaded,
+    }
+    if unloaded["attainment"] < slo.attainment:
+        reason = f"even without load {unloaded['attainment']:.1%} of the requests are within it"
+        return found | _nothing("never", reason)
+    window_s = config.sim_seconds - config.warmup_seconds
+    lowest = snapped(max(guess / _UNLOADED, 0.0 if load.replays else _FEWEST_REQUESTS / window_s))
+    capacity = find_capacity(
+        load.measure,
+        target=slo.attainment,
+        start=max(guess, lowest),
+        lowest=lowest,
+        relative=accuracy.relative,
+        max_replicates=DEFAULT_BATCHES if load.replays else accuracy.max_replicates,
+        snap=snapped,
+    )
+    if capacity.outcome == "never":
+        reason = f"missed at {lowest:g}/s, the lowest rate looked at"
+        return found | _nothing("never", reason) | {"rates": _rows(load)}
+    _around(load, capacity, slo)
+    interval = capacity.interval
+    return found | {
+        "outcome": capacity.outcome,
+        "capacity_per_s": interval.estimate,
+        "capacity_per_s_low": interval.low,
+        "capacity_per_s_high": interval.high,
+        "method": interval.method,
+        "reason": _doubt(load, capacity) or interval.reason,
+        "replicates": capacity.replicates,
+        "log_pseudo_values": capacity.log_pseudo_values.tolist(),
+        "rates": _rows(load),
+    }
+
+
+def run_search(
+    request_path: Path, results: Path, output: Path, simulated: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Run the search that a file describes, and write what it found."""
+    request = json.loads(request_path.read_text(encoding="utf-8"))
+    found = search_capacity(request, results, simulated)
+    write_json(output, found)
+    return found
+
+
+def _unloaded(
+    config: SimConfig,
+    slo: Slo,
+    results: Path,
+    guess: float,
+    simulated: Callable[[], None],
+) -> dict[str, Any]:
+    """Return what requests get that (almost) never meet another one."""
+    rate = snapped(guess / _UNLOADED)
+    settings = config.to_dict()
+    if config.arrival.kind == "poisson":
+        seconds = float(math.ceil(_UNLOADED_REQUESTS / rate))
+        settings |= {"sim_seconds": seconds, "warmup_seconds": 0.0, "timeline": False}
+    load = Load(SimConfig.from_dict(settings), slo, results, simulated)
+    load.measure(rate, SCOUTS)
+    return load.row(rate)
+
+
+def _around(load: Load, capacity: Capacity, slo: Slo) -> None:
+    """Measure rates below and above the capacity."""
+    for share in FRONTIER_BELOW:
+        load.measure(snapped(share * capacity.interval.estimate), SCOUTS)
+    for share in FRONTIER_ABOVE:
+        rate = snapped(share * capacity.interval.estimate)
+        load.measure(rate, SCOUTS)
+        row = load.row(rate)
+        if row["missed"].get("ttft_s", 0.0) > 1.0 - slo.attainment:
+            break
+        if row["stability"] == "unstable":
+            break
+
+
+def _doubt(load: Load, capacity: Capacity) -> str:
+    """Return why the capacity is doubtful, if a rate next to it is not in a steady state."""
+    near = [r for r in capacity.rates if r <= capacity.interval.estimate][-1:]
+    for rate in near:
+        if load.stability(rate).verdict == "undetermined":
+            return f"at {rate:g}/s it is undetermined whether queues grow: longer runs would tell"
+    return ""
+
+
+def _rows(load: Load) -> list[dict[str, Any]]:
+    return [load.row(rate) for rate in sorted(load.runs)]
+
+
+def _nothing(outcome: str, reason: str) -> dict[str, Any]:
+    return {
+        "outcome": outcome,
+        "capacity_per_s": None,
+        "capacity_per_s_low": None,
+        "capacity_per_s_high": None,
+        "method": "",
+        "reason": reason,
+        "replicates": 0,
+        "log_pseudo_values": [],
+        "rates": [],
+    }
+
+
+def check_request(request: dict[str, Any]) -> None:
+    """Refuse a request whose parts do not fit together, before any job starts."""
+    config, slo = SimConfig.from_dict(request["config"]), Slo.from_dict(request["slo"])
+    slo.check_classes(config)
+    if config.arrival.kind == "closed_loop":
+        raise InvalidParameterError("arrival.kind", "closed_loop", "poisson or trace")

@@ -1,0 +1,120 @@
+"""What a study says that asks for a decision, and the searches that answer it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from simlib.core.overrides import overridden
+from simlib.core.slo import Slo
+from simlib.core.validation import ConfigModel, PositiveFloat
+from simlib.errors import InvalidParameterError
+from simlib.study.decide.deployments import Deployment, DeploymentSpace, deployments_of
+from simlib.study.decide.search import Accuracy, check_request, search_id, search_request
+
+_MOST_FACTORS = 2
+
+
+class Decision(ConfigModel):
+    """The part of a study that asks which deployment to choose."""
+
+    slo: Slo
+    """What requests must meet."""
+    deployments: DeploymentSpace | list[dict[str, Any]]
+    """A space of deployments, or a list of them, each a name and overrides."""
+    rate_per_s: PositiveFloat | None = None
+    """Also find the fewest GPUs that carry this rate, requests per second."""
+    accuracy: Accuracy = Field(default_factory=Accuracy)
+    prices: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """US dollars per GPU and hour, by the catalog's names; they win over the catalog's."""
+    break_point: dict[str, list[Any]] = Field(default_factory=dict)
+    """One or two keys (``prompt_tokens.p50``, ``slo.ttft_s``) with a list of values each: the
+    decision is made for every combination, to show where the verdict changes."""
+
+    @field_validator("break_point")
+    @classmethod
+    def _one_or_two(cls, factors: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if len(factors) > _MOST_FACTORS:
+            raise InvalidParameterError("break_point", list(factors), "one or two keys")
+        for key, levels in factors.items():
+            if not levels:
+                raise InvalidParameterError(f"break_point.{key}", levels, "a list of values")
+        return factors
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One decision: a workload and an objective, and the deployments to choose from."""
+
+    coordinates: dict[str, Any]
+    """Level by key of the break point; empty without one."""
+    settings: dict[str, Any]
+    """Settings of the simulation, as a tree."""
+    slo: Slo
+    deployments: tuple[Deployment, ...]
+    left_out: dict[str, str]
+    accuracy: Accuracy
+
+    def searches(self) -> dict[str, dict[str, Any]]:
+        """Return the request of each deployment's search, by its identity."""
+        return {
+            search_id(one.config, self.slo, self.accuracy): search_request(
+                one.config, self.slo, self.accuracy, one.name
+            )
+            for one in self.deployments
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what tables need."""
+        return {
+            "coordinates": self.coordinates,
+            "slo": self.slo.to_dict(),
+            "left_out": self.left_out,
+            "deployments": [
+                {
+                    "name": one.name,
+                    "architecture": one.architecture,
+                    "gpus": one.gpus,
+                    "hardware": one.hardware,
+                    "config": one.config.to_dict(),
+                    "search": search_id(one.config, self.slo, self.accuracy),
+                }
+                for one in self.deployments
+            ],
+        }
+
+
+def cases_of(settings: Mapping[str, Any], decision: Decision) -> list[Case]:
+    """Return the decisions to make: one, or one for every combination of a break point's levels.
+
+    Raises
+    ------
+    InvalidParameterError
+        If no deployment fits, or a value is wrong; the break point's levels are named.
+    """
+    keys = list(decision.break_point)
+    cases = []
+    for levels in itertools.product(*decision.break_point.values()):
+        coordinates = dict(zip(keys, levels, strict=True))
+        try:
+            cases.append(_case(settings, decision, coordinates))
+        except InvalidParameterError as error:
+            place = ", ".join(f"{key} {level}" for key, level in coordinates.items())
+            raise (error.at(place) if place else error) from None
+    return cases
+
+
+def _case(settings: Mapping[str, Any], decision: Decision, coordinates: dict[str, Any]) -> Case:
+    of_slo = {k[4:]: v for k, v in coordinates.items() if k.startswith("slo.")}
+    of_run = {k: v for k, v in coordinates.items() if not k.startswith("slo.")}
+    slo = Slo.from_dict(overridden(decision.slo.to_dict(), of_slo))
+    tree = overridden(settings, of_run)
+    found = deployments_of(tree, decision.deployments)
+    case = Case(coordinates, tree, slo, found.deployments, found.left_out, decision.accuracy)
+    for request in case.searches().values():
+        check_request(request)
+    return case
