@@ -62,7 +62,7 @@ def answer(
     indifference = math.log1p(accuracy.indifference)
     standings = rank(samples, indifference=indifference) if samples else []
     for line in lines:
-        line |= _standing(next((s for s in standings if s.name == line["deployment"]), None))
+        line.update(_standing(next((s for s in standings if s.name == line["deployment"]), None)))
     lines.sort(key=lambda line: -(line["capacity_per_s_per_gpu"] or 0.0))
     best = {
         architecture: _best(lines, architecture)

@@ -65,9 +65,9 @@ def _line(architecture: str, found: Mapping[str, Any], row: Mapping[str, Any]) -
 
 def _beats(one: Line, other: Line, indifference: float) -> bool:
     user, gpu = "output_tokens_per_s_per_user", "output_tokens_per_s_per_gpu"
-    faster = one[f"{user}_low"] > other[f"{user}_high"]
-    more = one[gpu] > other[gpu] * (1.0 + indifference)
-    return (faster and one[gpu] >= other[gpu]) or (more and one[user] >= other[user])
+    faster = bool(one[f"{user}_low"] > other[f"{user}_high"])
+    more = bool(one[gpu] > other[gpu] * (1.0 + indifference))
+    return (faster and bool(one[gpu] >= other[gpu])) or (more and bool(one[user] >= other[user]))
 
 
 def on_frontier(lines: Sequence[Line], architecture: str) -> list[Line]:

@@ -135,6 +135,15 @@ def run_search(
     return found
 
 
+def plain(value: Any) -> Any:
+    """Return plain data with None for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _unloaded(
     config: SimConfig,
     slo: Slo,
@@ -150,7 +159,8 @@ def _unloaded(
         settings |= {"sim_seconds": seconds, "warmup_seconds": 0.0, "timeline": False}
     load = Load(SimConfig.from_dict(settings), slo, results, simulated)
     load.measure(rate, SCOUTS)
-    return load.row(rate)
+    row: dict[str, Any] = plain(load.row(rate))
+    return row
 
 
 def _around(load: Load, capacity: Capacity, slo: Slo) -> None:
@@ -177,7 +187,7 @@ def _doubt(load: Load, capacity: Capacity) -> str:
 
 
 def _rows(load: Load) -> list[dict[str, Any]]:
-    return [load.row(rate) for rate in sorted(load.runs)]
+    return [plain(load.row(rate)) for rate in sorted(load.runs)]
 
 
 def _nothing(outcome: str, reason: str) -> dict[str, Any]:
