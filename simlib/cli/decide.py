@@ -90,8 +90,12 @@ def main(results: Path, cores: int | None, as_json: bool, commands: bool, **give
 
 def _told(done: int, total: int, name: str, found: dict[str, Any] | None) -> None:
     """Show progress on stderr: which deployment is done, and its capacity."""
-    capacity = found["capacity_per_s"] if found else None
+    if found is None or "gpus" not in found:
+        return
+    capacity = found.get("capacity_per_s")
     said = f"{capacity:.3g} requests/s" if capacity is not None else "cannot meet the SLO"
+    if "rate_per_s" in found:
+        said = str(found["gpus"] or "more than there are")
     click.echo(f"[{done}/{total}] {name}: {said}", file=sys.stderr)
 
 

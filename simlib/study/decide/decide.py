@@ -5,25 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from simlib.files import write_json
 from simlib.study.decide.answer import answer
 from simlib.study.decide.costs import check_prices
-from simlib.study.decide.deployments import DeploymentSpace
-from simlib.study.decide.fewest import fewest_gpus
-from simlib.study.decide.search import run_search
+from simlib.study.decide.job import job_paths, run_job
 from simlib.study.decide.spec import Case, Decision, cases_of
 
 Told = Callable[[int, int, str, dict[str, Any] | None], None]
-"""Called with how many searches are done, of how many, and the one that ended and its outcome."""
-
-
-def search_paths(results: Path, search: str) -> tuple[Path, Path]:
-    """Return where the request and the outcome of a search are kept."""
-    folder = results / "capacity"
-    return folder / f"{search}.request.json", folder / f"{search}.json"
+"""Called with how many jobs are done, of how many, and the one that ended with its outcome."""
 
 
 def decide(
@@ -55,36 +48,32 @@ def decide(
     """
     check_prices(decision.prices)
     cases = cases_of(settings, decision)
-    requests = {key: value for case in cases for key, value in case.searches().items()}
-    for search, request in requests.items():
-        write_json(search_paths(results, search)[0], request)
+    requests = {key: value for case in cases for key, value in case.jobs().items()}
+    for job, request in requests.items():
+        write_json(job_paths(results, job)[0], request)
     found: dict[str, dict[str, Any]] = {}
     workers = max(1, min(cores or os.cpu_count() or 1, len(requests)))
-    with ProcessPoolExecutor(workers) as pool:
-        jobs = {
-            pool.submit(run_search, request, results, outcome): search
-            for search in requests
-            for request, outcome in [search_paths(results, search)]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        running = {
+            pool.submit(run_job, request, results, outcome): job
+            for job in requests
+            for request, outcome in [job_paths(results, job)]
         }
         try:
-            for job in as_completed(jobs):
-                search = jobs[job]
-                found[search] = job.result()
-                told(len(found), len(jobs), requests[search]["name"], found[search])
+            for done in as_completed(running):
+                job = running[done]
+                found[job] = done.result()
+                told(len(found), len(running), requests[job].get("name", "fewest GPUs"), found[job])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return [(case, _answered(case, decision, found, results)) for case in cases]
+    return [(case, answered(case.to_dict(), decision, found)) for case in cases]
 
 
-def _answered(
-    case: Case, decision: Decision, found: Mapping[str, dict[str, Any]], results: Path
+def answered(
+    case: Mapping[str, Any], decision: Decision, found: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    fewest = None
-    if decision.rate_per_s is not None and isinstance(decision.deployments, DeploymentSpace):
-        fewest = fewest_gpus(
-            case.settings, decision.deployments, case.slo, decision.rate_per_s, results
-        )
-    plain = case.to_dict()
-    searches = [found[one["search"]] for one in plain["deployments"]]
-    return answer(plain, searches, decision.accuracy, decision.prices, fewest)
+    """Return the answer to a case from the outcomes of its jobs."""
+    searches = [found[one["search"]] for one in case["deployments"]]
+    fewest = None if case["fewest"] is None else found[case["fewest"]]
+    return answer(case, searches, decision.accuracy, decision.prices, fewest)

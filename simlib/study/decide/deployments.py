@@ -241,7 +241,8 @@ def _fitting(
         except InvalidParameterError as error:
             if error.name.endswith(".gpu") or error.name == "latency.model":
                 raise  # unknown, whatever the parallelism
-            left_out[f"TP{tp}"] = f"{error.allowed}, got {error.got} ({error.where})"
+            where = f" ({error.where})" if error.where else ""
+            left_out[f"TP{tp}"] = f"must be {error.allowed}{where}"
             continue
         yield tp
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from simlib.core.config import SimConfig
+from simlib.core.model_version import MODEL_VERSION
 from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.stats.intervals import mean_interval
@@ -17,6 +19,7 @@ from simlib.study.decide.deployments import Deployment, DeploymentSpace, deploym
 from simlib.study.decide.first_guess import first_guess
 from simlib.study.decide.load import Load
 from simlib.study.decide.search import plain
+from simlib.study.plan.grid import digest, essential
 
 _HOPELESS = 2.0
 """A first guess this many times too low is not worth a simulation."""
@@ -66,6 +69,25 @@ def fewest_gpus(
         if maybe is not None:
             found["maybe"].append(maybe)
     return found | {"most_attained": attained}
+
+
+def fewest_request(
+    settings: Mapping[str, Any], space: DeploymentSpace, slo: Slo, rate_per_s: float
+) -> dict[str, Any]:
+    """Return what the job needs to know, as plain data."""
+    return {
+        "settings": SimConfig.from_dict(dict(settings)).to_dict(),
+        "deployments": space.to_dict(),
+        "slo": slo.to_dict(),
+        "rate_per_s": rate_per_s,
+    }
+
+
+def fewest_id(request: Mapping[str, Any]) -> str:
+    """Return the identity of the job; a trace counts by its bytes."""
+    settings = dict(request["settings"])
+    files = [essential(SimConfig.from_dict(settings))["arrival"].get("sha256")]
+    return digest({"model_version": MODEL_VERSION, **request, "files": files})
 
 
 def _promising(

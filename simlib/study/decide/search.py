@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from simlib.core.model_version import MODEL_VERSION
 from simlib.core.slo import Slo
 from simlib.core.validation import ConfigModel, PositiveFloat
 from simlib.errors import InvalidParameterError
-from simlib.files import write_json
 from simlib.stats.intervals import DEFAULT_BATCHES
 from simlib.stats.root_finding import SCOUTS, Capacity, find_capacity
 from simlib.study.decide.first_guess import first_guess
@@ -123,16 +121,6 @@ def search_capacity(
         "log_pseudo_values": capacity.log_pseudo_values.tolist(),
         "rates": _rows(load),
     }
-
-
-def run_search(
-    request_path: Path, results: Path, output: Path, simulated: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
-    """Run the search that a file describes, and write what it found."""
-    request = json.loads(request_path.read_text(encoding="utf-8"))
-    found = search_capacity(request, results, simulated)
-    write_json(output, found)
-    return found
 
 
 def plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from simlib.core.slo import Slo
 from simlib.core.validation import ConfigModel, PositiveFloat
 from simlib.errors import InvalidParameterError
 from simlib.study.decide.deployments import Deployment, DeploymentSpace, deployments_of
+from simlib.study.decide.fewest import fewest_id, fewest_request
 from simlib.study.decide.search import Accuracy, check_request, search_id, search_request
 
 _MOST_FACTORS = 2
@@ -27,7 +28,7 @@ class Decision(ConfigModel):
     deployments: DeploymentSpace | list[dict[str, Any]]
     """A space of deployments, or a list of them, each a name and overrides."""
     rate_per_s: PositiveFloat | None = None
-    """Also find the fewest GPUs that carry this rate, requests per second."""
+    """Also find the fewest GPUs that carry this rate, requests per second (for a space)."""
     accuracy: Accuracy = Field(default_factory=Accuracy)
     prices: dict[str, PositiveFloat] = Field(default_factory=dict)
     """US dollars per GPU and hour, by the catalog's names; they win over the catalog's."""
@@ -58,6 +59,13 @@ class Case:
     deployments: tuple[Deployment, ...]
     left_out: dict[str, str]
     accuracy: Accuracy
+    fewest: dict[str, Any] | None
+    """Request of the job that finds the fewest GPUs for a rate."""
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """Return the requests of all jobs, by identity."""
+        extra = {} if self.fewest is None else {fewest_id(self.fewest): self.fewest}
+        return {**self.searches(), **extra}
 
     def searches(self) -> dict[str, dict[str, Any]]:
         """Return the request of each deployment's search, by its identity."""
@@ -74,6 +82,7 @@ class Case:
             "coordinates": self.coordinates,
             "slo": self.slo.to_dict(),
             "left_out": self.left_out,
+            "fewest": None if self.fewest is None else fewest_id(self.fewest),
             "deployments": [
                 {
                     "name": one.name,
@@ -114,7 +123,12 @@ def _case(settings: Mapping[str, Any], decision: Decision, coordinates: dict[str
     slo = Slo.from_dict(overridden(decision.slo.to_dict(), of_slo))
     tree = overridden(settings, of_run)
     found = deployments_of(tree, decision.deployments)
-    case = Case(coordinates, tree, slo, found.deployments, found.left_out, decision.accuracy)
+    fewest, space = None, decision.deployments
+    if decision.rate_per_s is not None and isinstance(space, DeploymentSpace):
+        fewest = fewest_request(tree, space, slo, decision.rate_per_s)
+    case = Case(
+        coordinates, tree, slo, found.deployments, found.left_out, decision.accuracy, fewest
+    )
     for request in case.searches().values():
         check_request(request)
     return case

@@ -1,0 +1,113 @@
+"""The tables of a decision: capacity.csv, frontier.csv, decision.json, and provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from simlib import __version__
+from simlib.core.config import SimConfig
+from simlib.core.model_version import MODEL_VERSION
+from simlib.core.slo import Slo
+from simlib.files import replacing, write_json
+from simlib.study.decide.answer import answer
+from simlib.study.decide.frontier import frontier_lines
+from simlib.study.decide.job import job_paths
+from simlib.study.decide.search import Accuracy
+from simlib.study.decide.words import ten_lines
+
+Line = dict[str, Any]
+_PLAIN = (
+    "deployment", "architecture", "gpus", "outcome",
+    "capacity_per_s", "capacity_per_s_low", "capacity_per_s_high",
+    "capacity_per_s_per_gpu", "capacity_per_s_per_gpu_low", "capacity_per_s_per_gpu_high",
+    "behind_best", "behind_best_low", "behind_best_high", "tied",
+    "binding", "bottleneck", "output_tokens_per_s_per_gpu", "replicates", "reason",
+)  # fmt: skip
+
+
+def write_decision(study_path: Path, results: Path, output: Path) -> None:
+    """Write every table of a study that asks for a decision, from what its searches found."""
+    study = json.loads(study_path.read_text(encoding="utf-8"))
+    decision = study["decision"]
+    accuracy = Accuracy.from_dict(decision["accuracy"])
+    answers, capacities, frontier, attained = [], [], [], []
+    for number, case in enumerate(decision["cases"]):
+        searches = [_read(job_paths(results, one["search"])[1]) for one in case["deployments"]]
+        fewest = None
+        if case["fewest"] is not None:
+            fewest = _read(job_paths(results, case["fewest"])[1])
+        said = answer(case, searches, accuracy, decision["prices"], fewest)
+        config = SimConfig.from_dict(case["deployments"][0]["config"])
+        answers.append({"lines": ten_lines(said, config), **said})
+        where = {"case": number, **case["coordinates"]}
+        capacities += [where | _capacity_line(line) for line in said["deployments"]]
+        sides = [one["architecture"] for one in case["deployments"]]
+        lines = frontier_lines(
+            zip(sides, searches, strict=True),
+            Slo.from_dict(case["slo"]),
+            accuracy.indifference,
+        )
+        frontier += [where | line for line in lines]
+        attained += [
+            where | _attainment_line(one, row)
+            for one, found in zip(case["deployments"], searches, strict=True)
+            for row in found["rates"]
+        ]
+    for name, lines in (
+        ("capacity.csv", capacities),
+        ("frontier.csv", frontier),
+        ("attainment.csv", attained),
+    ):
+        with replacing(output / name) as temporary:
+            pd.DataFrame(lines).to_csv(temporary, index=False)
+    write_json(output / "provenance.json", _provenance(study))
+    write_json(output / "decision.json", {"title": study["title"], "cases": answers})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _capacity_line(line: Mapping[str, Any]) -> Line:
+    shown = {name: line[name] for name in _PLAIN}
+    cost, energy = line["cost"] or {}, line["energy"] or {}
+    return shown | {
+        "hardware": " + ".join(f"{n} {name}" for name, n in line["hardware"].items()),
+        "usd_per_million_output_tokens_low": cost.get("usd_per_million_output_tokens_low"),
+        "usd_per_million_output_tokens_high": cost.get("usd_per_million_output_tokens_high"),
+        "joules_per_output_token_at_most": energy.get("joules_per_output_token_at_most"),
+        "unloaded_attainment": line["unloaded"]["attainment"],
+    }
+
+
+def _attainment_line(one: Mapping[str, Any], row: Mapping[str, Any]) -> Line:
+    nested = ("missed", "late_parts_s", "utilization")
+    return {
+        "deployment": one["name"],
+        "architecture": one["architecture"],
+        **{key: value for key, value in row.items() if key not in nested},
+        **{f"missed_{part}": share for part, share in row["missed"].items()},
+        **{f"utilization_{pool}": share for pool, share in row["utilization"].items()},
+    }
+
+
+def _provenance(study: Mapping[str, Any]) -> dict[str, Any]:
+    decision = study["decision"]
+    return {
+        "study": study["name"],
+        "simlib_version": __version__,
+        "model_version": MODEL_VERSION,
+        "slo": [case["slo"] for case in decision["cases"]],
+        "accuracy": decision["accuracy"],
+        "searches": {
+            f"{number}: {one['name']}": one["search"]
+            for number, case in enumerate(decision["cases"])
+            for one in case["deployments"]
+        },
+    }
