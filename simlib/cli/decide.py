@@ -70,8 +70,8 @@ def main(results: Path, cores: int | None, as_json: bool, commands: bool, **give
     """
     from simlib.core.config import SimConfig
     from simlib.study.decide.decide import decide
-    from simlib.study.decide.spec import Decision
     from simlib.study.decide.words import ten_lines
+    from simlib.study.plan.decision import Decision
 
     decision = Decision.from_dict(_decision(given))
     settings = _with_length(_settings(given), decision, given)

@@ -14,15 +14,16 @@ from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.study.decide import costs
 from simlib.study.decide.answer import answer, bottleneck
+from simlib.study.decide.cases import cases_of
 from simlib.study.decide.decide import decide
-from simlib.study.decide.deployments import DeploymentSpace, deployments_of
+from simlib.study.decide.deployments import deployments_of
 from simlib.study.decide.fewest import fewest_gpus
 from simlib.study.decide.frontier import frontier_lines, on_frontier
 from simlib.study.decide.load import Load, snapped
 from simlib.study.decide.recipes import recipe
-from simlib.study.decide.search import Accuracy, search_capacity, search_id, search_request
-from simlib.study.decide.spec import Decision, cases_of
+from simlib.study.decide.search import search_capacity, search_id, search_request
 from simlib.study.decide.words import ten_lines
+from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
 
 LLAMA = {"serving": "batching", "latency": {"model": "llama-3.1-70b"}}
 SHORT = {"sim_seconds": 300.0, "warmup_seconds": 60.0}

@@ -14,7 +14,7 @@ from simlib.stats.intervals import Interval
 from simlib.stats.ranking import Duel, Standing, duel, rank
 from simlib.study.decide.costs import cost, energy
 from simlib.study.decide.recipes import recipe
-from simlib.study.decide.search import Accuracy
+from simlib.study.plan.decision import Accuracy
 
 WORDS = {
     "first": "disaggregate",
@@ -104,7 +104,7 @@ def _line(
         "hardware": one["hardware"],
         "outcome": found["outcome"],
         **{key: found[key] for key in _CAPACITY},
-        **{f"{key}_per_gpu": _per(found[key], gpus) for key in _CAPACITY},
+        **{key.replace("per_s", "per_s_per_gpu"): _per(found[key], gpus) for key in _CAPACITY},
         "binding": binding,
         "bottleneck": bottleneck(at or found["unloaded"], binding, one["architecture"]),
         "utilization": at["utilization"] if at else {},

@@ -11,9 +11,10 @@ from typing import Any
 
 from simlib.files import write_json
 from simlib.study.decide.answer import answer
+from simlib.study.decide.cases import Case, cases_of
 from simlib.study.decide.costs import check_prices
 from simlib.study.decide.job import job_paths, run_job
-from simlib.study.decide.spec import Case, Decision, cases_of
+from simlib.study.plan.decision import Decision
 
 Told = Callable[[int, int, str, dict[str, Any] | None], None]
 """Called with how many jobs are done, of how many, and the one that ended with its outcome."""

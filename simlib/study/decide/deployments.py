@@ -5,74 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
-from pydantic import Field, field_validator
-
-from simlib.core.batching import BatchingDisagg, BatchingMono, ReplicaPool
+from simlib.core.batching import BatchingDisagg, BatchingMono
 from simlib.core.config import Mode, SimConfig
 from simlib.core.overrides import overridden
-from simlib.core.validation import ConfigModel, PositiveInt
 from simlib.errors import InvalidParameterError
 from simlib.serving.assemble import deployment_of
+from simlib.study.plan.decision import DeploymentSpace
 
 NODE_GPUS = 8
 """Tensor parallelism beyond a node of 8 GPUs is not tried unless it is asked for."""
-ARCHITECTURES: tuple[Mode, ...] = get_args(Mode)
-"""mono and disagg."""
 MOST_DEPLOYMENTS = 500
-
-
-class DeploymentSpace(ConfigModel):
-    """Which deployments to look at: all that these settings allow."""
-
-    gpus: PositiveInt | dict[str, PositiveInt]
-    """GPUs of each deployment: a number, or a number by the catalog's name, ``{h100_sxm: 8}``."""
-    tensor_parallel: list[PositiveInt] | None = None
-    """GPUs of a replica; default: 1, 2, 4, 8, as far as the model fits."""
-    architectures: list[Literal["mono", "disagg"]] = Field(default=["mono", "disagg"])
-    axes: dict[str, list[Any]] = Field(default_factory=dict)
-    """Other settings of every pool, a list of values each: ``max_batch_tokens: [2048, 8192]``."""
-
-    @field_validator("architectures")
-    @classmethod
-    def _at_least_one(cls, architectures: list[str]) -> list[str]:
-        if not architectures:
-            raise InvalidParameterError("architectures", [], "mono, disagg, or both")
-        return list(dict.fromkeys(architectures))
-
-    @field_validator("axes")
-    @classmethod
-    def _of_pools(cls, axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        known = [n for n in ReplicaPool.model_fields if n not in _ENUMERATED]
-        for name, values in axes.items():
-            if name not in known:
-                raise InvalidParameterError(f"axes.{name}", name, "one of " + ", ".join(known))
-            if not values:
-                raise InvalidParameterError(f"axes.{name}", values, "a list of at least one value")
-        return axes
-
-    def hardware(self) -> tuple[str | None, int]:
-        """Return the GPU's name, None where none was given, and how many.
-
-        Raises
-        ------
-        InvalidParameterError
-            For several kinds of GPUs: which pool gets which is not ours to guess.
-        """
-        if isinstance(self.gpus, int):
-            return None, self.gpus
-        if len(self.gpus) != 1:
-            raise InvalidParameterError(
-                "deployments.gpus",
-                self.gpus,
-                "one kind of GPU; list deployments of several kinds one by one",
-            )
-        (item,) = self.gpus.items()
-        return item
-
-
-_ENUMERATED = ("replicas", "gpu", "tensor_parallel")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 from simlib.core.slo import Slo
 from simlib.files import write_json
-from simlib.study.decide.deployments import DeploymentSpace
 from simlib.study.decide.fewest import fewest_gpus
 from simlib.study.decide.search import search_capacity
+from simlib.study.plan.decision import DeploymentSpace
 
 
 def job_paths(results: Path, job: str) -> tuple[Path, Path]:

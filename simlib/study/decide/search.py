@@ -7,17 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
 from simlib.core.slo import Slo
-from simlib.core.validation import ConfigModel, PositiveFloat
 from simlib.errors import InvalidParameterError
 from simlib.stats.intervals import DEFAULT_BATCHES
 from simlib.stats.root_finding import SCOUTS, Capacity, find_capacity
 from simlib.study.decide.first_guess import first_guess
 from simlib.study.decide.load import Load, snapped
+from simlib.study.plan.decision import Accuracy
 from simlib.study.plan.grid import ANALYSIS_ONLY, digest, essential
 
 FRONTIER_BELOW = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
@@ -28,17 +26,6 @@ _UNLOADED = 50.0
 """An unloaded system has a rate this many times below the first guess."""
 _UNLOADED_REQUESTS = 500
 _FEWEST_REQUESTS = 30
-
-
-class Accuracy(ConfigModel):
-    """How exactly capacities are found, and which differences do not matter."""
-
-    relative: PositiveFloat = 0.02
-    """Half width of a capacity's 95% interval over the estimate."""
-    max_replicates: int = Field(default=40, ge=SCOUTS)
-    """Where to stop in any case."""
-    indifference: float = Field(default=0.02, ge=0, lt=1)
-    """Deployments whose capacities differ by less are as good as each other."""
 
 
 def search_request(config: SimConfig, slo: Slo, accuracy: Accuracy, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tables of a decision: capacity.csv, frontier.csv, decision.json, and provenance."""
+"""The tables of a decision: verdicts, capacities, the frontier, and the whole answer as JSON."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from simlib.files import replacing, write_json
 from simlib.study.decide.answer import answer
 from simlib.study.decide.frontier import frontier_lines
 from simlib.study.decide.job import job_paths
-from simlib.study.decide.search import Accuracy
 from simlib.study.decide.words import ten_lines
+from simlib.study.plan.decision import Accuracy
 
 Line = dict[str, Any]
 _PLAIN = (
@@ -30,12 +30,18 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def write_decision(study_path: Path, results: Path, output: Path) -> None:
-    """Write every table of a study that asks for a decision, from what its searches found."""
-    study = json.loads(study_path.read_text(encoding="utf-8"))
+def write_decision(study: Mapping[str, Any], results: Path, output: Path) -> list[str]:
+    """Write every table of a study that asks for a decision, from what its searches found.
+
+    Returns
+    -------
+    list of str
+        The names of the files.
+    """
     decision = study["decision"]
     accuracy = Accuracy.from_dict(decision["accuracy"])
-    answers, capacities, frontier, attained = [], [], [], []
+    answers: list[dict[str, Any]] = []
+    verdicts, capacities, frontier, attained = [], [], [], []
     for number, case in enumerate(decision["cases"]):
         searches = [_read(job_paths(results, one["search"])[1]) for one in case["deployments"]]
         fewest = None
@@ -45,6 +51,7 @@ def write_decision(study_path: Path, results: Path, output: Path) -> None:
         config = SimConfig.from_dict(case["deployments"][0]["config"])
         answers.append({"lines": ten_lines(said, config), **said})
         where = {"case": number, **case["coordinates"]}
+        verdicts.append(where | _verdict_line(said))
         capacities += [where | _capacity_line(line) for line in said["deployments"]]
         sides = [one["architecture"] for one in case["deployments"]]
         lines = frontier_lines(
@@ -59,19 +66,45 @@ def write_decision(study_path: Path, results: Path, output: Path) -> None:
             for row in found["rates"]
         ]
     for name, lines in (
+        ("summary.csv", verdicts),
         ("capacity.csv", capacities),
         ("frontier.csv", frontier),
         ("attainment.csv", attained),
     ):
         with replacing(output / name) as temporary:
             pd.DataFrame(lines).to_csv(temporary, index=False)
-    write_json(output / "provenance.json", _provenance(study))
     write_json(output / "decision.json", {"title": study["title"], "cases": answers})
+    write_json(output / "provenance.json", _provenance(study))
+    return ["summary.csv", "capacity.csv", "frontier.csv", "attainment.csv",
+            "decision.json", "provenance.json"]  # fmt: skip
 
 
 def _read(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def _verdict_line(said: Mapping[str, Any]) -> Line:
+    verdict, fewest = said["verdict"], said["fewest_gpus"] or {}
+    margin = verdict["margin"] or {}
+    line: Line = {
+        "verdict": verdict["claim"],
+        "margin": margin.get("estimate"),
+        "margin_low": margin.get("low"),
+        "margin_high": margin.get("high"),
+        "reason": verdict["reason"],
+    }
+    for architecture in ("mono", "disagg"):
+        best = said["best"].get(architecture) or {}
+        line[f"best_{architecture}"] = best.get("deployment")
+        for key in ("capacity_per_s", "capacity_per_s_low", "capacity_per_s_high"):
+            line[f"{architecture}_{key}"] = best.get(key)
+    return line | {
+        "equal_hardware": said["equal_hardware"],
+        "fewest_gpus": fewest.get("gpus"),
+        "fewest_gpus_deployment": fewest.get("deployment"),
+        "simulations": said["simulations"],
+    }
 
 
 def _capacity_line(line: Mapping[str, Any]) -> Line:

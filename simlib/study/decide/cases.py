@@ -1,4 +1,4 @@
-"""What a study says that asks for a decision, and the searches that answer it."""
+"""The decisions that a study asks for, and the jobs that answer them."""
 
 from __future__ import annotations
 
@@ -7,44 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, field_validator
-
 from simlib.core.overrides import overridden
 from simlib.core.slo import Slo
-from simlib.core.validation import ConfigModel, PositiveFloat
 from simlib.errors import InvalidParameterError
-from simlib.study.decide.deployments import Deployment, DeploymentSpace, deployments_of
+from simlib.study.decide.deployments import Deployment, deployments_of
 from simlib.study.decide.fewest import fewest_id, fewest_request
-from simlib.study.decide.search import Accuracy, check_request, search_id, search_request
-
-_MOST_FACTORS = 2
-
-
-class Decision(ConfigModel):
-    """The part of a study that asks which deployment to choose."""
-
-    slo: Slo
-    """What requests must meet."""
-    deployments: DeploymentSpace | list[dict[str, Any]]
-    """A space of deployments, or a list of them, each a name and overrides."""
-    rate_per_s: PositiveFloat | None = None
-    """Also find the fewest GPUs that carry this rate, requests per second (for a space)."""
-    accuracy: Accuracy = Field(default_factory=Accuracy)
-    prices: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """US dollars per GPU and hour, by the catalog's names; they win over the catalog's."""
-    break_point: dict[str, list[Any]] = Field(default_factory=dict)
-    """One or two keys (``prompt_tokens.p50``, ``slo.ttft_s``) with a list of values each: the
-    decision is made for every combination, to show where the verdict changes."""
-
-    @field_validator("break_point")
-    @classmethod
-    def _one_or_two(cls, factors: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        if len(factors) > _MOST_FACTORS:
-            raise InvalidParameterError("break_point", list(factors), "one or two keys")
-        for key, levels in factors.items():
-            if not levels:
-                raise InvalidParameterError(f"break_point.{key}", levels, "a list of values")
-        return factors
+from simlib.study.decide.search import check_request, search_id, search_request
+from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
 
 
 @dataclass(frozen=True, slots=True)
