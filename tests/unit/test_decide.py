@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from simlib.core.config import SimConfig
+from simlib.core.records import TTFT_PARTS
 from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.study.decide import costs
@@ -309,10 +310,18 @@ def test_the_frontier_keeps_ties_and_drops_what_is_worse_in_both():
 def test_the_bottleneck_is_where_late_requests_spend_their_time():
     late = {"prefill_wait_s": 0.1, "prefill_s": 0.2, "transfer_wait_s": 0.0, "transfer_s": 0.0,
             "decode_wait_s": 0.9, "first_decode_step_s": 0.1}  # fmt: skip
-    assert bottleneck({"late_parts_s": late}, "ttft_s", "disagg") == "decode"
-    assert bottleneck({"late_parts_s": late | {"prefill_s": 2.0}}, "ttft_s", "disagg") == "prefill"
-    assert bottleneck({"late_parts_s": late}, "tpot_s", "disagg") == "decode"
-    assert bottleneck({"late_parts_s": late}, "ttft_s", "mono") == "gpu"
+    split = SimConfig.from_dict(LLAMA)
+
+    def of(config=split, binding="ttft_s", rate=1.0, **parts):
+        return bottleneck({"late_parts_s": late | parts, "rate_per_s": rate}, binding, config)
+
+    assert of() == "decode"
+    assert of(prefill_s=2.0) == "prefill"
+    assert of(prefill_s=2.0, binding="tpot_s") == "decode"
+    assert of(config=SimConfig(mode="mono")) == "gpu"
+    # a long wait for an idle link is a wait for blocks of the decode pool
+    assert of(transfer_wait_s=5.0, transfer_s=0.1, rate=1.0) == "decode"
+    assert of(transfer_wait_s=5.0, transfer_s=0.1, rate=9.0) == "link"
 
 
 def crafted(**shifts):
@@ -321,7 +330,7 @@ def crafted(**shifts):
     searches = []
     spread = 0.01 * np.random.default_rng(0).standard_normal(12)
     unloaded = {"attainment": 0.9, "p50_ttft_s": 2.0, "p50_tpot_s": 0.02, "missed": {"ttft_s": 0.1},
-                "late_parts_s": {"prefill_s": 1.0}}  # fmt: skip
+                "late_parts_s": dict.fromkeys(TTFT_PARTS, 0.1), "rate_per_s": 1.0}  # fmt: skip
     for i, (name, capacity) in enumerate(shifts.items()):
         mode = "mono" if name.startswith("m") else "disagg"
         config = SimConfig(mode=mode)

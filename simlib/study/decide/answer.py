@@ -21,15 +21,16 @@ WORDS = {
     "second": "do not disaggregate",
     "too close to call": "too close to call",
 }
-_WAITS = {
+_BUSY_LINK = 0.5
+"""A link that is busy for less of the time does not make anybody wait for long."""
+_SPENT = {
     "prefill_wait_s": "prefill",
     "prefill_s": "prefill",
-    "transfer_wait_s": "link",
     "transfer_s": "link",
     "decode_wait_s": "decode",
     "first_decode_step_s": "decode",
 }
-"""The pool (or the link) where a part of TTFT is spent."""
+"""The pool (or the link) where a part of TTFT is spent; the wait for the transfer depends."""
 Found = Mapping[str, Any]
 
 
@@ -106,7 +107,9 @@ def _line(
         **{key: found[key] for key in _CAPACITY},
         **{key.replace("per_s", "per_s_per_gpu"): _per(found[key], gpus) for key in _CAPACITY},
         "binding": binding,
-        "bottleneck": bottleneck(at or found["unloaded"], binding, one["architecture"]),
+        "bottleneck": bottleneck(
+            at or found["unloaded"], binding, SimConfig.from_dict(one["config"])
+        ),
         "utilization": at["utilization"] if at else {},
         "output_tokens_per_s_per_gpu": _per(tokens, gpus),
         "cost": cost(one["hardware"], tokens, prices) if tokens else None,
@@ -134,18 +137,33 @@ def near_capacity(found: Found) -> dict[str, Any] | None:
     return row
 
 
-def bottleneck(row: Mapping[str, Any], binding: str, architecture: str) -> str:
-    """Return the pool (or the link) that makes requests miss the binding part of the SLO."""
+def bottleneck(row: Mapping[str, Any], binding: str, config: SimConfig) -> str:
+    """Return the pool (or the link) that makes requests miss the binding part of the SLO.
+
+    A KV cache waits for blocks on the decode side, then for the link: the link's own load tells
+    which of both the wait is for.
+    """
     if not binding:
         return ""
-    if architecture == "mono":
+    if config.mode == "mono":
         return "gpu"
     if binding == "tpot_s":
         return "decode"
-    spent: dict[str, float] = {}
-    for part, seconds in row["late_parts_s"].items():
-        spent[_WAITS[part]] = spent.get(_WAITS[part], 0.0) + seconds
+    late = row["late_parts_s"]
+    spent = dict.fromkeys(("prefill", "link", "decode"), 0.0)
+    for part, pool in _SPENT.items():
+        spent[pool] += late[part]
+    busy = row["rate_per_s"] * late["transfer_s"] / _links(config)
+    spent["link" if busy >= _BUSY_LINK else "decode"] += late["transfer_wait_s"]
     return max(spent, key=lambda pool: spent[pool])
+
+
+def _links(config: SimConfig) -> float:
+    """Return how many transfers can run at full speed at once."""
+    if config.serving == "token_rate":
+        return math.inf
+    disagg = config.batching_disagg
+    return 1.0 if disagg.link.scope == "shared" else float(disagg.prefill.replicas)
 
 
 def _samples(lines: Sequence[Found], searches: Sequence[Found]) -> dict[str, Any]:

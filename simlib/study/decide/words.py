@@ -109,7 +109,8 @@ def _best(line: Mapping[str, Any]) -> str:
     limit = f"{_PARTS[line['binding']]} binds" if line["binding"] else "nothing binds"
     if line["outcome"] == "stability":
         limit = "beyond it queues grow without end"
-    pool = f", {line['bottleneck']} pool" if line["bottleneck"] not in ("", "gpu") else ""
+    pools = {"prefill": ", prefill pool", "decode": ", decode pool", "link": ", KV link"}
+    pool = pools.get(line["bottleneck"], "")
     return f"{line['deployment']}: {capacity}; {limit}{pool}."
 
 

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
+from simlib.stats.root_finding import FEWEST_REPLICATES
 from simlib.study.decide.words import objective
 from simlib.study.figures.layout import Heading, LegendEntry, Margins, make_sheet
 from simlib.study.figures.style import (
@@ -138,21 +139,24 @@ def attainment_figure(data: DecisionData) -> Figure | None:
         marker = MARKERS[rank]
         sheet_lines.append((rows, style, marker))
         handle = Line2D([], [], marker=marker, markersize=4, **style)
-        legend.append(LegendEntry(handle, shortened(f"{SIDES[architecture][:4]}. {name}", 34)))
-    note = "Points: rates that the search measured, with 95% intervals of their replicates."
+        legend.append(LegendEntry(handle, shortened(f"{SIDES[architecture]} {name}", 40)))
+    note = "Points: rates that were measured; with 95% intervals where there are 10 replicates."
     sheet = make_sheet(
         [1], (5.4, 3.2), data.heading("requests within the SLO over the rate", note), legend=legend
     )
     ax = sheet.axes[0][0]
     for rows, style, marker in sheet_lines:
         x, y = rows["rate_per_s"], rows["attainment"]
-        low = (y - rows["attainment_low"]).clip(lower=0.0).fillna(0.0)
-        high = (rows["attainment_high"].clip(upper=1.0) - y).clip(lower=0.0).fillna(0.0)
+        near = rows["replicates"] >= FEWEST_REPLICATES  # fewer only say on which side it lies
+        low = (y - rows["attainment_low"]).clip(lower=0.0).where(near, 0.0).fillna(0.0)
+        high = (rows["attainment_high"].clip(upper=1.0) - y).clip(lower=0.0)
+        high = high.where(near, 0.0).fillna(0.0)
         ax.errorbar(x, y, yerr=[low, high], marker=marker, markersize=3.5, linewidth=1.1,
                     elinewidth=0.8, **style)  # fmt: skip
     ax.axhline(data.target, color="#222222", linewidth=0.9, linestyle=":")
-    ax.annotate(f"{data.target:.0%} asked for", (0.0, data.target), xytext=(4, -10),
-                textcoords="offset points", fontsize=8)  # fmt: skip
+    ax.annotate(f"{data.target:.0%} asked for", (1.0, data.target), xytext=(-2, 3), ha="right",
+                xycoords=("axes fraction", "data"), textcoords="offset points",
+                fontsize=8)  # fmt: skip
     ax.set_xlim(left=0.0)
     ax.set_ylim(max(0.0, 1.0 - 5.0 * (1.0 - data.target)), 1.0 + 0.2 * (1.0 - data.target))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
