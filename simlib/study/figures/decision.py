@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -295,3 +295,12 @@ DECISION_KINDS: dict[str, Callable[[DecisionData], Figure | None]] = {
     "break_point": break_point_figure,
 }
 """By the name of their files; a study with a break point shows that."""
+
+
+def decision_figures(tables: Path) -> Iterator[tuple[str, Figure]]:
+    """Yield the name and the figure of each kind that the tables of a decision have."""
+    data = DecisionData.read(tables)
+    for name, draw in DECISION_KINDS.items():
+        figure = draw(data)
+        if figure is not None:
+            yield name, figure

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simlib.core.batching import ADDED_KEYS
 from simlib.core.config import SimConfig
@@ -23,6 +23,10 @@ from simlib.serving.assemble import deployment_of
 from simlib.study.plan.names import distinct
 from simlib.study.plan.spec import ZIP_LABELS, Precision, Study, StudyFile
 from simlib.workload.traces import trace_sha256
+
+if TYPE_CHECKING:
+    from simlib.study.decide.cases import Case
+    from simlib.study.plan.decision import Decision
 
 MAX_POINTS = 20_000
 """Most points of a study file; Snakemake plans as many in minutes."""
@@ -104,6 +108,27 @@ class ResolvedStudy:
     study: Study
     factors: tuple[Factor, ...]
     rows: tuple[Row, ...]
+    cases: tuple[Case, ...] = ()
+    """The decisions that it asks for, instead of factors and rows."""
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """Return the requests of the jobs that its decisions need, by identity."""
+        return {job: request for case in self.cases for job, request in case.jobs().items()}
+
+    def deployments_of_job(self, job: str) -> list[SimConfig]:
+        """Return the simulations that a job's deployments start from."""
+        return [one.config for case in self.cases if job in case.jobs() for one in case.deployments]
+
+    def _decision(self) -> dict[str, Any] | None:
+        decision = self.study.decision
+        if decision is None:
+            return None
+        plain = decision.to_dict()
+        return {
+            "cases": [case.to_dict() for case in self.cases],
+            "accuracy": plain["accuracy"],
+            "prices": plain["prices"],
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that tables and figures need, for study.json."""
@@ -124,6 +149,7 @@ class ResolvedStudy:
                 }
                 for row in self.rows
             ],
+            "decision": self._decision(),
             **self.study.model_dump(
                 mode="json", include={"compare", "crossover", "precision", "requests_table", "svg"}
             ),
@@ -181,6 +207,8 @@ def _check_size(file: StudyFile) -> None:
 def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None) -> ResolvedStudy:
     factors = tuple(_factors(study))
     base = overridden(overridden({}, file.defaults), study.overrides)
+    if study.decision is not None:
+        return _resolve_decision(name, study, study.decision, base, source)
     replicates = study.replicates or file.replicates
     rows: dict[str, Row] = {}
     for combination in itertools.product(*(range(len(f.levels)) for f in factors)):
@@ -219,6 +247,17 @@ def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None
     resolved = ResolvedStudy(name, study, factors, tuple(rows.values()))
     _check_roles(resolved)
     return resolved
+
+
+def _resolve_decision(
+    name: str, study: Study, decision: Decision, base: dict[str, Any], source: Path | None
+) -> ResolvedStudy:
+    from simlib.study.decide.cases import cases_of  # which builds on points, as this file does
+    from simlib.study.decide.costs import check_prices
+
+    _locate_files(base, source)
+    check_prices(decision.prices)
+    return ResolvedStudy(name, study, (), (), tuple(cases_of(base, decision)))
 
 
 def _factors(study: Study) -> Iterator[Factor]:
