@@ -50,7 +50,7 @@ def write_decision(study: Mapping[str, Any], results: Path, output: Path) -> lis
         said = answer(case, searches, accuracy, decision["prices"], fewest)
         config = SimConfig.from_dict(case["deployments"][0]["config"])
         answers.append({"lines": ten_lines(said, config), **said})
-        where = {"case": number, **case["coordinates"]}
+        where = {"case": number, **{key: case["coordinates"][key] for key in decision["factors"]}}
         verdicts.append(where | _verdict_line(said))
         capacities += [where | _capacity_line(line) for line in said["deployments"]]
         sides = [one["architecture"] for one in case["deployments"]]
@@ -73,7 +73,10 @@ def write_decision(study: Mapping[str, Any], results: Path, output: Path) -> lis
     ):
         with replacing(output / name) as temporary:
             pd.DataFrame(lines).to_csv(temporary, index=False)
-    write_json(output / "decision.json", {"title": study["title"], "cases": answers})
+    write_json(
+        output / "decision.json",
+        {"title": study["title"], "factors": decision["factors"], "cases": answers},
+    )
     write_json(output / "provenance.json", _provenance(study))
     return ["summary.csv", "capacity.csv", "frontier.csv", "attainment.csv",
             "decision.json", "provenance.json"]  # fmt: skip

@@ -63,8 +63,7 @@ class DecisionData:
             name: pd.read_csv(tables / f"{name}.csv", keep_default_na=True)
             for name in ("capacity", "frontier", "attainment")
         }
-        factors = list(decision["cases"][0]["coordinates"])
-        return cls(decision["title"], decision["cases"], **frames, factors=factors)
+        return cls(decision["title"], decision["cases"], **frames, factors=decision["factors"])
 
     @property
     def target(self) -> float:
@@ -239,7 +238,7 @@ def _margins(ax: Axes, data: DecisionData, levels: Sequence[Any]) -> None:
         ax.errorbar(position, estimate, yerr=[[low], [high]], color=color, marker="o", capsize=3)
     ax.axhline(0.0, color="#222222", linewidth=0.9)
     ax.set_xticks(range(len(levels)), [level_text(data.factors[0], level) for level in levels])
-    ax.set_xlabel(axis_label(data.factors[0]))
+    ax.set_xlabel(_label(data.factors[0]))
     ax.set_ylabel("margin of disaggregation")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
 
@@ -256,7 +255,7 @@ def _verdict_map(ax: Axes, data: DecisionData, levels: Sequence[Sequence[Any]]) 
         ax.text(column, row, _cell_text(verdict), ha="center", va="center", fontsize=7.5)
     for axis, name, its in ((ax.xaxis, x, levels[0]), (ax.yaxis, y, levels[1])):
         axis.set_ticks(range(len(its)), [level_text(name, level) for level in its])
-        axis.set_label_text(axis_label(name))
+        axis.set_label_text(_label(name))
     ax.set_xlim(-0.5, len(levels[0]) - 0.5)
     ax.set_ylim(-0.5, len(levels[1]) - 0.5)
     ax.grid(visible=False)
@@ -304,3 +303,11 @@ def decision_figures(tables: Path) -> Iterator[tuple[str, Figure]]:
         figure = draw(data)
         if figure is not None:
             yield name, figure
+
+
+def _label(factor: str) -> str:
+    """Return the axis label of a key of the break point."""
+    if factor.startswith("slo."):
+        part = factor.removeprefix("slo.")
+        return part if part == "attainment" else f"{part.removesuffix('_s').upper()} SLO (s)"
+    return axis_label(factor)

@@ -126,6 +126,7 @@ class ResolvedStudy:
         plain = decision.to_dict()
         return {
             "cases": [case.to_dict() for case in self.cases],
+            "factors": list(decision.break_point),
             "accuracy": plain["accuracy"],
             "prices": plain["prices"],
         }
