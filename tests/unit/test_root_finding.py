@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simlib.errors import InvalidParameterError
-from simlib.stats.root_finding import Attainment, find_capacity
+from simlib.stats.root_finding import FEWEST_REPLICATES, Attainment, find_capacity
 
 
 class Curve:
@@ -37,7 +37,7 @@ def test_an_exact_curve_gives_its_root_from_wherever_it_starts(start):
     assert found.outcome == "found"
     assert found.interval.estimate == pytest.approx(10.0, rel=1e-6)
     assert found.interval.half_width == pytest.approx(0.0, abs=1e-6)
-    assert found.replicates == 10
+    assert found.replicates == FEWEST_REPLICATES
 
 
 def test_the_interval_holds_the_root_and_is_as_narrow_as_asked():
@@ -54,7 +54,7 @@ def test_replicates_grow_until_the_interval_is_narrow_and_no_further():
     wide = search(Curve(noise=1.0, slope=0.1), relative=0.01, max_replicates=30)
     assert wide.replicates == 30
     assert wide.interval.relative_half_width > 0.01
-    assert search(Curve(noise=0.05), relative=0.05).replicates == 10
+    assert search(Curve(noise=0.05), relative=0.05).replicates == FEWEST_REPLICATES
 
 
 def test_few_replicates_are_spent_away_from_the_root():

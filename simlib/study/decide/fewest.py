@@ -37,7 +37,7 @@ def fewest_gpus(
     """Return the fewest GPUs with which some deployment keeps the SLO at a rate.
 
     From 1 GPU to as many as the space has, the deployments that look best first. A few
-    replicates rule a deployment out; at least 10 say that it carries the rate, with a 95% interval
+    replicates rule a deployment out; 12 say that it carries the rate, with a 95% interval
     of attainment that lies above what is asked for. A number of GPUs at which that interval holds
     it is reported as a maybe.
 

@@ -139,7 +139,7 @@ def attainment_figure(data: DecisionData) -> Figure | None:
         sheet_lines.append((rows, style, marker))
         handle = Line2D([], [], marker=marker, markersize=4, **style)
         legend.append(LegendEntry(handle, shortened(f"{SIDES[architecture]} {name}", 40)))
-    note = "Points: rates that were measured; with 95% intervals where there are 10 replicates."
+    note = "Points: rates that were measured; 95% intervals where there are 12 replicates or more."
     sheet = make_sheet(
         [1], (5.4, 3.2), data.heading("requests within the SLO over the rate", note), legend=legend
     )
