@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
+from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.study.decide.job import job_paths, run_job
 from simlib.study.figures.decision import DecisionData, decision_figures
 from simlib.study.jobs.workflow import Plan
+from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
+from simlib.study.plan.grid import resolve
 from simlib.study.tables.write import write_tables
 
 STUDY = {
@@ -108,3 +114,38 @@ def test_keys_of_a_decision_are_refused_in_a_sweep(tmp_path):
     sweep = {"sweep": {"grid": {"mode": ["mono", "disagg"]}}, "rate_per_s": 2.0}
     with pytest.raises(InvalidParameterError, match="it is of a decision"):
         Plan.of({"studies": {"which": sweep}}, str(tmp_path), ".")
+
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "decide.md").read_text(encoding="utf-8")
+
+
+def test_the_study_that_the_page_shows_is_one():
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    (study,) = resolve(yaml.safe_load(block))
+    (case,) = study.cases
+    assert len(case.deployments) == 9
+    assert case.fewest is not None
+
+
+def test_the_page_lists_every_key_of_a_decision_with_its_default():
+    rows = re.findall(r"^\| (`[a-z0-9_.`, ]+`) \|.*\| ([^|]*) \|$", PAGE, re.MULTILINE)
+    listed = {
+        key: default for keys, default in rows for key in re.findall(r"`([a-z0-9_.]+)`", keys)
+    }
+    parts = {"slo": Slo, "deployments": DeploymentSpace, "accuracy": Accuracy}
+    known = {f"{part}.{key}": f for part, m in parts.items() for key, f in m.model_fields.items()}
+    known |= {k: f for k, f in Decision.model_fields.items() if k not in parts}
+    assert listed.keys() == known.keys()
+    for key, field in known.items():
+        if isinstance(field.default, (int, float)):
+            assert listed[key] == f"`{field.default}`"
+
+
+def test_the_page_names_every_column_that_tables_have(tmp_path):
+    tables = made(tmp_path, rate_per_s=0.5)
+    listed = set(re.findall(r"`([a-z0-9_.]+)`", PAGE))
+    for name in ("summary", "capacity", "frontier", "attainment"):
+        for column in pd.read_csv(tables / f"{name}.csv").columns:
+            bare = re.sub(r"_(low|high)$", "", column)
+            bare = re.sub(r"^(missed|utilization)_\w+$", r"\1", bare)
+            assert bare in listed, f"{name}.csv: {column}"
