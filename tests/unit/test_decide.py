@@ -22,7 +22,8 @@ from simlib.study.decide.fewest import fewest_gpus
 from simlib.study.decide.frontier import frontier_lines, on_frontier
 from simlib.study.decide.load import Load, snapped
 from simlib.study.decide.recipes import recipe
-from simlib.study.decide.search import search_capacity, search_id, search_request
+from simlib.study.decide.requests import search_id, search_request
+from simlib.study.decide.search import search_capacity
 from simlib.study.decide.words import ten_lines
 from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
 

@@ -12,7 +12,8 @@ import yaml
 
 from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
-from simlib.study.decide.job import job_paths, run_job
+from simlib.study.decide.job import run_job
+from simlib.study.decide.requests import job_paths
 from simlib.study.figures.decision import DecisionData, decision_figures
 from simlib.study.jobs.workflow import Plan
 from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace

@@ -21,5 +21,5 @@ rule capacity:
     message:
         "finding a capacity: {wildcards.request}"
     shell:
-        "python -m simlib.cli.run study capacity {input.request}"
-        " --results results --output {output} > {log} 2>&1"
+        "python -m simlib.cli.run study capacity {input.request:q}"
+        " --results results --output {output:q} > {log:q} 2>&1"

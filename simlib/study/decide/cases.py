@@ -11,8 +11,13 @@ from simlib.core.overrides import overridden
 from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.study.decide.deployments import Deployment, deployments_of
-from simlib.study.decide.fewest import fewest_id, fewest_request
-from simlib.study.decide.search import check_request, search_id, search_request
+from simlib.study.decide.requests import (
+    check_request,
+    fewest_id,
+    fewest_request,
+    search_id,
+    search_request,
+)
 from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
 
 

@@ -13,7 +13,8 @@ from simlib.files import write_json
 from simlib.study.decide.answer import answer
 from simlib.study.decide.cases import Case, cases_of
 from simlib.study.decide.costs import check_prices
-from simlib.study.decide.job import job_paths, run_job
+from simlib.study.decide.job import run_job
+from simlib.study.decide.requests import job_paths
 from simlib.study.plan.decision import Decision
 
 Told = Callable[[int, int, str, dict[str, Any] | None], None]

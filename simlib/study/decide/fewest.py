@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from simlib.core.config import SimConfig
-from simlib.core.model_version import MODEL_VERSION
 from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.stats.intervals import mean_interval
@@ -20,7 +18,6 @@ from simlib.study.decide.first_guess import first_guess
 from simlib.study.decide.load import Load
 from simlib.study.decide.search import plain
 from simlib.study.plan.decision import DeploymentSpace
-from simlib.study.plan.grid import digest, essential
 
 _HOPELESS = 2.0
 """A first guess this many times too low is not worth a simulation."""
@@ -55,6 +52,7 @@ def fewest_gpus(
         "architecture": None,
         "maybe": [],
         "looked_up_to": most,
+        "points": {},
     }
     attained = 0.0
     for gpus in range(1, most + 1):
@@ -62,6 +60,7 @@ def fewest_gpus(
         for one in _promising(settings, space, gpu, gpus, slo, rate_per_s):
             said = _carries(one, slo, rate_per_s, results, simulated)
             attained = max(attained, said["attainment"])
+            found["points"] |= said["points"]
             if said["verdict"] == "carries":
                 carried: dict[str, Any] = said["of"]
                 return found | carried
@@ -70,25 +69,6 @@ def fewest_gpus(
         if maybe is not None:
             found["maybe"].append(maybe)
     return found | {"most_attained": attained}
-
-
-def fewest_request(
-    settings: Mapping[str, Any], space: DeploymentSpace, slo: Slo, rate_per_s: float
-) -> dict[str, Any]:
-    """Return what the job needs to know, as plain data."""
-    return {
-        "settings": SimConfig.from_dict(dict(settings)).to_dict(),
-        "deployments": space.to_dict(),
-        "slo": slo.to_dict(),
-        "rate_per_s": rate_per_s,
-    }
-
-
-def fewest_id(request: Mapping[str, Any]) -> str:
-    """Return the identity of the job; a trace counts by its bytes."""
-    settings = dict(request["settings"])
-    files = [essential(SimConfig.from_dict(settings))["arrival"].get("sha256")]
-    return digest({"model_version": MODEL_VERSION, **request, "files": files})
 
 
 def _promising(
@@ -121,7 +101,7 @@ def _carries(
     attained = float(np.mean(scouts.shares))
     # a share this far below the target does not come back with more replicates
     if not scouts.stable or (1.0 - attained) > 2.0 * (1.0 - slo.attainment):
-        return {"verdict": "not", "attainment": attained}
+        return {"verdict": "not", "attainment": attained, "points": load.points()}
     measured = load.measure(rate, FEWEST_REPLICATES)
     interval = mean_interval(measured.shares)
     verdict = "not"
@@ -132,6 +112,7 @@ def _carries(
     return {
         "verdict": verdict,
         "attainment": interval.estimate,
+        "points": load.points(),
         "of": plain(
             {
                 "gpus": one.gpus,

@@ -14,12 +14,6 @@ from simlib.study.decide.search import search_capacity
 from simlib.study.plan.decision import DeploymentSpace
 
 
-def job_paths(results: Path, job: str) -> tuple[Path, Path]:
-    """Return where the request and the outcome of a job are kept."""
-    folder = results / "capacity"
-    return folder / f"{job}.request.json", folder / f"{job}.json"
-
-
 def run_job(
     request_path: Path, results: Path, output: Path, simulated: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:

@@ -151,6 +151,10 @@ class Load:
             self.simulated()
             return records
 
+    def points(self) -> dict[str, int]:
+        """Return the points that were measured, and how many replicates of each."""
+        return {point_id(self.at(rate)): len(runs) for rate, runs in self.runs.items()}
+
     def row(self, rate: float) -> dict[str, Any]:
         """Return what was measured at a rate, as plain numbers."""
         runs, config = self.runs[rate], self.at(rate)

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from simlib.core.config import SimConfig
-from simlib.core.model_version import MODEL_VERSION
 from simlib.core.slo import Slo
-from simlib.errors import InvalidParameterError
 from simlib.stats.intervals import DEFAULT_BATCHES
 from simlib.stats.root_finding import SCOUTS, Capacity, find_capacity
 from simlib.study.decide.first_guess import first_guess
 from simlib.study.decide.load import Load, snapped
 from simlib.study.plan.decision import Accuracy
-from simlib.study.plan.grid import ANALYSIS_ONLY, digest, essential
 
 FRONTIER_BELOW = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 """Shares of the capacity that are measured as well, to draw attainment and the frontier."""
@@ -26,33 +23,6 @@ _UNLOADED = 50.0
 """An unloaded system has a rate this many times below the first guess."""
 _UNLOADED_REQUESTS = 500
 _FEWEST_REQUESTS = 30
-
-
-def search_request(config: SimConfig, slo: Slo, accuracy: Accuracy, name: str) -> dict[str, Any]:
-    """Return what the job needs to know, as plain data."""
-    return {
-        "name": name,
-        "config": config.to_dict(),
-        "slo": slo.to_dict(),
-        "accuracy": accuracy.to_dict(),
-    }
-
-
-def search_id(config: SimConfig, slo: Slo, accuracy: Accuracy) -> str:
-    """Return the identity of the search: of all that can change its outcome, but not the rate."""
-    settings = essential(config)
-    settings["arrival"] = {k: v for k, v in settings["arrival"].items() if k != "rate_per_s"}
-    return digest(
-        {
-            "model_version": MODEL_VERSION,
-            "config": settings,
-            "classes": config.to_dict()["request_classes"] if slo.classes else None,
-            **{key: getattr(config, key) for key in ANALYSIS_ONLY},
-            "slo": slo.to_dict(),
-            "relative": accuracy.relative,
-            "max_replicates": accuracy.max_replicates,
-        }
-    )
 
 
 def search_capacity(
@@ -77,6 +47,7 @@ def search_capacity(
         "config": request["config"],
         "gpus": config.deployment.total_gpus,
         "unloaded": unloaded,
+        "points": {unloaded["point_id"]: unloaded["replicates"]},
     }
     if unloaded["attainment"] < slo.attainment:
         reason = f"even without load {unloaded['attainment']:.1%} of the requests are within it"
@@ -94,8 +65,10 @@ def search_capacity(
     )
     if capacity.outcome == "never":
         reason = f"missed at {lowest:g}/s, the lowest rate looked at"
+        found["points"] |= load.points()
         return found | _nothing("never", reason) | {"rates": _rows(load)}
     _around(load, capacity, slo)
+    found["points"] |= load.points()
     interval = capacity.interval
     return found | {
         "outcome": capacity.outcome,
@@ -177,11 +150,3 @@ def _nothing(outcome: str, reason: str) -> dict[str, Any]:
         "log_pseudo_values": [],
         "rates": [],
     }
-
-
-def check_request(request: dict[str, Any]) -> None:
-    """Refuse a request whose parts do not fit together, before any job starts."""
-    config, slo = SimConfig.from_dict(request["config"]), Slo.from_dict(request["slo"])
-    slo.check_classes(config)
-    if config.arrival.kind == "closed_loop":
-        raise InvalidParameterError("arrival.kind", "closed_loop", "poisson or trace")

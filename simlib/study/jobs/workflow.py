@@ -11,7 +11,7 @@ from typing import Any
 from simlib.core.config import SimConfig
 from simlib.errors import InvalidParameterError
 from simlib.files import write_json
-from simlib.study.decide.job import job_paths
+from simlib.study.decide.requests import job_paths
 from simlib.study.jobs.batches import BATCHES, Batch
 from simlib.study.jobs.outputs import manifest_path, read_manifest
 from simlib.study.jobs.store import result_path

@@ -10,7 +10,6 @@ from simlib.core.batching import ReplicaPool
 from simlib.core.slo import Slo
 from simlib.core.validation import ConfigModel, PositiveFloat, PositiveInt
 from simlib.errors import InvalidParameterError
-from simlib.stats.root_finding import SCOUTS
 
 _ENUMERATED = ("replicas", "gpu", "tensor_parallel")
 _MOST_FACTORS = 2
@@ -73,7 +72,7 @@ class Accuracy(ConfigModel):
 
     relative: PositiveFloat = 0.02
     """Half width of a capacity's 95% interval over the estimate."""
-    max_replicates: int = Field(default=40, ge=SCOUTS)
+    max_replicates: int = Field(default=40, ge=3)
     """Where to stop in any case."""
     indifference: float = Field(default=0.02, ge=0, lt=1)
     """Deployments whose capacities differ by less are as good as each other."""
