@@ -434,7 +434,10 @@ def test_recipes_hold_the_settings_that_were_simulated_and_no_others():
     assert '"kv_role":"kv_producer"' in prefill["command"]
     assert '"kv_role":"kv_consumer"' in decode["command"]
     assert "--max-num-seqs 64" in decode["command"]
-    assert "--block-size" not in decode["command"]  # nobody set the KV cache's size
+    assert "--num-gpu-blocks-override" not in decode["command"]  # nobody set the KV cache's size
+    own = {"block_size": 32, "kv_capacity_tokens": 64_000}
+    config = SimConfig.from_dict({**LLAMA, "mode": "mono", "batching_mono": {"pool": own}})
+    assert "--block-size 32 --num-gpu-blocks-override 2000" in recipe(config)["vllm"][0]["command"]
     services = made["dynamo"]["spec"]["services"]
     assert services["VllmPrefillWorker"]["replicas"] == 3
     assert made["llm_d"]["prefill"]["parallelism"] == {"tensor": 2}

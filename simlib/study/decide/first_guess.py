@@ -6,7 +6,7 @@ from simlib.core.config import SimConfig
 from simlib.core.sampling import sample_requests
 from simlib.core.slo import Slo
 from simlib.serving.assemble import deployment_of
-from simlib.serving.deployment import Monolithic, Pool
+from simlib.serving.deployment import Pool
 
 _SAMPLE = 2000
 _SHARE = 0.7
@@ -39,14 +39,13 @@ def first_guess(config: SimConfig, slo: Slo) -> float:
             return _SHARE * gpus["gpu"] / (prefill_s + decode_s)
         return _SHARE * min(gpus["prefill"] / prefill_s, gpus["decode"] / decode_s)
     deployment = deployment_of(config.batching, config.latency)
-    if isinstance(deployment, Monolithic):
-        pool = deployment.pool
-        seconds = _prefill_s(pool, prompt) + _decode_s(pool, prompt, output, slo.tpot_s)
-        return _SHARE * pool.replicas / seconds
-    prefill, decode = deployment.prefill, deployment.decode
+    prefill, decode = deployment.entry, deployment.decode
+    if decode is None:
+        seconds = _prefill_s(prefill, prompt) + _decode_s(prefill, prompt, output, slo.tpot_s)
+        return _SHARE * prefill.settings.replicas / seconds
     return _SHARE * min(
-        prefill.replicas / _prefill_s(prefill, prompt),
-        decode.replicas / _decode_s(decode, prompt, output, slo.tpot_s),
+        prefill.settings.replicas / _prefill_s(prefill, prompt),
+        decode.settings.replicas / _decode_s(decode, prompt, output, slo.tpot_s),
     )
 
 
@@ -57,7 +56,8 @@ def _prefill_s(pool: Pool, prompt: float) -> float:
 def _decode_s(pool: Pool, prompt: float, output: float, tpot_s: float | None) -> float:
     """Return the seconds of a replica that one request's decode takes, as part of a batch."""
     context = prompt + output / 2.0
-    batch = max(1, min(pool.max_batch_size, int(pool.kv_capacity_tokens / context)))
+    tokens = pool.capacity_blocks * pool.settings.block_size
+    batch = max(1, min(pool.settings.max_batch_size, int(tokens / context)))
     while batch > 1 and tpot_s is not None and _step_s(pool, batch, context) > tpot_s:
         batch //= 2
     return output * _step_s(pool, batch, context) / batch

@@ -62,9 +62,15 @@ def _flags(name: str, pool: ReplicaPool, config: SimConfig) -> list[str]:
         flags += ["--quantization", "fp8"]
     if pool.discipline == "priority":
         flags += ["--scheduling-policy", "priority"]
+    if config.latency.kv_cache_dtype == "fp8":
+        flags += ["--kv-cache-dtype", "fp8"]
+    if pool.block_size != BLOCK_TOKENS:
+        flags += ["--block-size", str(pool.block_size)]
+    blocks = pool.num_gpu_blocks_override
     if pool.kv_capacity_tokens is not None:
-        blocks = pool.kv_capacity_tokens // BLOCK_TOKENS
-        flags += ["--block-size", str(BLOCK_TOKENS), "--num-gpu-blocks-override", str(blocks)]
+        blocks = pool.kv_capacity_tokens // pool.block_size
+    if blocks is not None:
+        flags += ["--num-gpu-blocks-override", str(blocks)]
     if name in _ROLES:
         connector = {"kv_connector": "NixlConnector", "kv_role": _ROLES[name]}
         flags += ["--kv-transfer-config", json.dumps(connector, separators=(",", ":"))]
