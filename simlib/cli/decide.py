@@ -188,8 +188,8 @@ def _with_length(settings: dict[str, Any], decision: Any, given: dict[str, Any])
     """Return the settings with the length of a run: as asked, or long enough for the rates."""
     from simlib.core.config import SimConfig
     from simlib.core.overrides import overridden
-    from simlib.study.decide.deployments import deployments_of
     from simlib.study.decide.first_guess import first_guess
+    from simlib.study.plan.deployments import deployments_of
 
     seconds = given["sim_seconds"]
     if seconds is None and (given["config"] is None and "sim_seconds" not in settings):

@@ -15,17 +15,17 @@ from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.study.decide import costs
 from simlib.study.decide.answer import answer, bottleneck
-from simlib.study.decide.cases import cases_of
 from simlib.study.decide.decide import decide
-from simlib.study.decide.deployments import deployments_of
 from simlib.study.decide.fewest import fewest_gpus
 from simlib.study.decide.frontier import frontier_lines, on_frontier
 from simlib.study.decide.load import Load, snapped
 from simlib.study.decide.recipes import recipe
-from simlib.study.decide.requests import search_id, search_request
 from simlib.study.decide.search import search_capacity
 from simlib.study.decide.words import ten_lines
+from simlib.study.plan.cases import cases_of
 from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
+from simlib.study.plan.deployments import deployments_of
+from simlib.study.plan.searches import search_id, search_request
 
 LLAMA = {"serving": "batching", "latency": {"model": "llama-3.1-70b"}}
 SHORT = {"sim_seconds": 300.0, "warmup_seconds": 60.0}
@@ -399,7 +399,7 @@ def test_the_users_price_wins_over_the_lists():
     assert own["usd_per_hour_low"] == own["usd_per_hour_high"] == 8.0
     assert costs.cost({"h20": 8}, 1000.0, {}) is None
     with pytest.raises(InvalidParameterError, match="one of a100_sxm"):
-        costs.check_prices({"h100": 1.0})
+        Decision(slo=Slo(ttft_s=1.0), deployments=DeploymentSpace(gpus=2), prices={"h100": 1.0})
 
 
 def test_energy_is_a_bound_where_the_power_is_known():

@@ -13,11 +13,11 @@ import yaml
 from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.study.decide.job import run_job
-from simlib.study.decide.requests import job_paths
 from simlib.study.figures.decision import DecisionData, decision_figures
 from simlib.study.jobs.workflow import Plan
 from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
 from simlib.study.plan.grid import resolve
+from simlib.study.plan.searches import job_paths
 from simlib.study.tables.write import write_tables
 
 STUDY = {

@@ -11,11 +11,10 @@ from typing import Any
 
 from simlib.files import write_json
 from simlib.study.decide.answer import answer
-from simlib.study.decide.cases import Case, cases_of
-from simlib.study.decide.costs import check_prices
 from simlib.study.decide.job import run_job
-from simlib.study.decide.requests import job_paths
+from simlib.study.plan.cases import Case, cases_of
 from simlib.study.plan.decision import Decision
+from simlib.study.plan.searches import job_paths
 
 Told = Callable[[int, int, str, dict[str, Any] | None], None]
 """Called with how many jobs are done, of how many, and the one that ended with its outcome."""
@@ -48,7 +47,6 @@ def decide(
     InvalidParameterError
         For a wrong value, or if no deployment fits.
     """
-    check_prices(decision.prices)
     cases = cases_of(settings, decision)
     requests = {key: value for case in cases for key, value in case.jobs().items()}
     for job, request in requests.items():

@@ -13,11 +13,11 @@ from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.stats.intervals import mean_interval
 from simlib.stats.root_finding import FEWEST_REPLICATES, SCOUTS
-from simlib.study.decide.deployments import Deployment, deployments_of
 from simlib.study.decide.first_guess import first_guess
 from simlib.study.decide.load import Load
 from simlib.study.decide.search import plain
 from simlib.study.plan.decision import DeploymentSpace
+from simlib.study.plan.deployments import Deployment, deployments_of
 
 _HOPELESS = 2.0
 """A first guess this many times too low is not worth a simulation."""

@@ -16,9 +16,9 @@ from simlib.core.slo import Slo
 from simlib.files import replacing, write_json
 from simlib.study.decide.answer import answer
 from simlib.study.decide.frontier import frontier_lines
-from simlib.study.decide.requests import job_paths
 from simlib.study.decide.words import ten_lines
 from simlib.study.plan.decision import Accuracy
+from simlib.study.plan.searches import job_paths
 
 Line = dict[str, Any]
 _PLAIN = (

@@ -11,12 +11,12 @@ from typing import Any, Literal
 from simlib.core.model_version import MODEL_VERSION
 from simlib.errors import InvalidParameterError
 from simlib.files import read_json, replacing
-from simlib.study.decide.requests import job_paths
 from simlib.study.jobs.decision import read_decision
 from simlib.study.jobs.described import is_simulation
 from simlib.study.jobs.outputs import sha256
 from simlib.study.jobs.store import read_records, result_path
 from simlib.study.plan.grid import ResolvedStudy, Row
+from simlib.study.plan.searches import job_paths
 
 LEDGER = ".verified.json"
 """In the results folder: size and time of the files that were found intact."""

@@ -11,13 +11,13 @@ from typing import Any
 from simlib.core.config import SimConfig
 from simlib.errors import InvalidParameterError
 from simlib.files import write_json
-from simlib.study.decide.requests import job_paths
 from simlib.study.jobs.batches import BATCHES, Batch
 from simlib.study.jobs.outputs import manifest_path, read_manifest
 from simlib.study.jobs.store import result_path
 from simlib.study.jobs.up_to_date import FIGURES_OF, TABLES_OF
 from simlib.study.jobs.verify import LEDGER
 from simlib.study.plan.grid import ResolvedStudy, Row, resolve
+from simlib.study.plan.searches import job_paths
 from simlib.study.plan.spec import StudyFile
 
 # Measured for each engine, both deployments, and rounded up. What is asked for is more: memory

@@ -10,7 +10,10 @@ from simlib.core.batching import ReplicaPool
 from simlib.core.slo import Slo
 from simlib.core.validation import ConfigModel, PositiveFloat, PositiveInt
 from simlib.errors import InvalidParameterError
+from simlib.latency import catalog
 
+ANY_GPU = "gpu"
+"""What a GPU is called where serving has no names for them."""
 _ENUMERATED = ("replicas", "gpu", "tensor_parallel")
 _MOST_FACTORS = 2
 
@@ -93,6 +96,15 @@ class Decision(ConfigModel):
     break_point: dict[str, list[Any]] = Field(default_factory=dict)
     """One or two keys (``prompt_tokens.p50``, ``slo.ttft_s``) with a list of values each: the
     decision is made for every combination, to show where the verdict changes."""
+
+    @field_validator("prices")
+    @classmethod
+    def _of_known_gpus(cls, prices: dict[str, float]) -> dict[str, float]:
+        known = [*catalog.gpu_names(), ANY_GPU]
+        for name in prices:
+            if name not in known:
+                raise InvalidParameterError("prices", name, "for one of " + ", ".join(known))
+        return prices
 
     @field_validator("break_point")
     @classmethod

@@ -25,7 +25,7 @@ from simlib.study.plan.spec import ZIP_LABELS, Precision, Study, StudyFile
 from simlib.workload.traces import trace_sha256
 
 if TYPE_CHECKING:
-    from simlib.study.decide.cases import Case
+    from simlib.study.plan.cases import Case
     from simlib.study.plan.decision import Decision
 
 MAX_POINTS = 20_000
@@ -253,11 +253,9 @@ def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None
 def _resolve_decision(
     name: str, study: Study, decision: Decision, base: dict[str, Any], source: Path | None
 ) -> ResolvedStudy:
-    from simlib.study.decide.cases import cases_of  # which builds on points, as this file does
-    from simlib.study.decide.costs import check_prices
+    from simlib.study.plan.cases import cases_of  # which builds on points, as this file does
 
     _locate_files(base, source)
-    check_prices(decision.prices)
     return ResolvedStudy(name, study, (), (), tuple(cases_of(base, decision)))
 
 

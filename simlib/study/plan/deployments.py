@@ -12,7 +12,7 @@ from simlib.core.config import Mode, SimConfig
 from simlib.core.overrides import overridden
 from simlib.errors import InvalidParameterError
 from simlib.serving.assemble import deployment_of
-from simlib.study.plan.decision import DeploymentSpace
+from simlib.study.plan.decision import ANY_GPU, DeploymentSpace
 
 NODE_GPUS = 8
 """Tensor parallelism beyond a node of 8 GPUs is not tried unless it is asked for."""
@@ -41,7 +41,7 @@ class Deployment:
     def hardware(self) -> dict[str, int]:
         """GPUs by name; ``gpu`` where the model of serving has no names for them."""
         if self.config.serving == "token_rate":
-            return {"gpu": self.gpus}
+            return {ANY_GPU: self.gpus}
         found: dict[str, int] = {}
         for pool in self.config.batching.pools.values():
             found[pool.gpu] = found.get(pool.gpu, 0) + pool.total_gpus

@@ -10,15 +10,15 @@ from typing import Any
 from simlib.core.overrides import overridden
 from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
-from simlib.study.decide.deployments import Deployment, deployments_of
-from simlib.study.decide.requests import (
+from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
+from simlib.study.plan.deployments import Deployment, deployments_of
+from simlib.study.plan.searches import (
     check_request,
     fewest_id,
     fewest_request,
     search_id,
     search_request,
 )
-from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
 
 
 @dataclass(frozen=True, slots=True)
