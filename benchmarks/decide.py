@@ -31,7 +31,7 @@ RELATIVE = 0.02
 MOST_REPLICATES = 40
 TRUTH_SEED = 10_000_000
 """Seeds of truths lie above those of searches; each case has its own."""
-TRUTH_REPLICATES = 200
+TRUTH_REPLICATES = 120
 GRID = 5
 BRUTE_REPLICATES = 40
 """A user's brute force: a grid of 21 rates with as many replicates as the search may use."""
