@@ -19,7 +19,8 @@ from typing import Literal
 import numpy as np
 
 from simlib.errors import InvalidParameterError
-from simlib.stats.intervals import Floats, Interval, check_level, empty, t_quantile
+from simlib.stats.curve import mean_curve
+from simlib.stats.intervals import Floats, Interval, check_level, empty
 
 FEWEST_REPLICATES = 12
 """Stopping as soon as few replicates happen to agree would give intervals that are too narrow."""
@@ -257,32 +258,9 @@ class _Roots:
 
     def interval(self, level: float) -> Interval:
         """Return the interval of the pseudo-values' mean, back from logarithms."""
-        values = self.pseudo_values()
-        method = f"jackknife of the crossing's logarithm over {values.size} replicates, Hall's"
-        low, high = _hall(values, level)
-        estimate = float(np.mean(values))
-        return Interval(math.exp(low), math.exp(estimate), math.exp(high), method)
-
-
-def _hall(values: Floats, level: float) -> tuple[float, float]:
-    r"""Return the interval of a mean by Hall's transformation of Student's t.
-
-    With :math:`T = (\bar x - \mu) / s` and the skewness :math:`\gamma`,
-    :math:`T + \gamma T^2 / 3 + \gamma^2 T^3 / 27 + \gamma / (6 n)` is free of skewness to first
-    order, and has an inverse in closed form.
-    """
-    n, mean, spread = values.size, float(np.mean(values)), float(np.std(values, ddof=1))
-    if spread == 0:
-        return mean, mean
-    skew = float(np.mean((values - mean) ** 3)) * n * n / ((n - 1) * (n - 2)) / spread**3
-    reach = t_quantile(level, n - 1) / math.sqrt(n)
-
-    def inverse(u: float) -> float:
-        if abs(skew) < 1e-6:
-            return u
-        return 3.0 / skew * (math.cbrt(1.0 + skew * (u - skew / (6.0 * n))) - 1.0)
-
-    return mean - spread * inverse(reach), mean - spread * inverse(-reach)
+        found = mean_curve(self.pseudo_values()).interval(level)
+        method = f"jackknife of the crossing's logarithm, {found.method}"
+        return Interval(math.exp(found.low), math.exp(found.estimate), math.exp(found.high), method)
 
 
 def _roots(curve: _Curve, replicates: int) -> _Roots:

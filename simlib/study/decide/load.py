@@ -18,7 +18,7 @@ from simlib.core.config import SimConfig
 from simlib.core.records import Floats, RequestRecords, in_window, ttft_parts
 from simlib.core.slo import Slo, within_parts
 from simlib.errors import InvalidParameterError
-from simlib.stats.intervals import DEFAULT_BATCHES, mean_interval
+from simlib.stats.intervals import mean_interval
 from simlib.stats.root_finding import Attainment
 from simlib.stats.stability import Stability, verdict_of_drifts
 from simlib.study.jobs.simulate import simulate
@@ -27,6 +27,8 @@ from simlib.study.measurement.measure import Measurement, Replicates
 from simlib.study.plan.grid import point_id, run_settings
 from simlib.workload.traces import load_trace
 
+TRACE_PARTS = 10
+"""Of a replayed trace's run; they stand for replicates."""
 DIGITS = 3
 """Rates have so many digits, so that searches meet at the same points."""
 
@@ -125,7 +127,7 @@ class Load:
                     config,
                     self.slo,
                     replicate,
-                    DEFAULT_BATCHES if self.replays else 1,
+                    TRACE_PARTS if self.replays else 1,
                 )
             )
         shares = np.concatenate([run.shares for run in runs])

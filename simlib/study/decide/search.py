@@ -9,10 +9,9 @@ from typing import Any
 
 from simlib.core.config import SimConfig
 from simlib.core.slo import Slo
-from simlib.stats.intervals import DEFAULT_BATCHES
 from simlib.stats.root_finding import SCOUTS, Capacity, find_capacity
 from simlib.study.decide.first_guess import first_guess
-from simlib.study.decide.load import Load, snapped
+from simlib.study.decide.load import TRACE_PARTS, Load, snapped
 from simlib.study.plan.decision import Accuracy
 
 FRONTIER_BELOW = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
@@ -60,7 +59,7 @@ def search_capacity(
         start=max(guess, lowest),
         lowest=lowest,
         relative=accuracy.relative,
-        max_replicates=DEFAULT_BATCHES if load.replays else accuracy.max_replicates,
+        max_replicates=TRACE_PARTS if load.replays else accuracy.max_replicates,
         snap=snapped,
     )
     if capacity.outcome == "never":

@@ -41,7 +41,7 @@ def write_figures(
         If the tables belong to another version of the study.
     """
     study = read_study(study_path)
-    if study["decision"] is not None:
+    if study.get("decision") is not None:
         written = _decision_figures(tables, output, svg=study["svg"])
         outputs.record(output, "figures", [path.name for path in written])
         return written

@@ -21,7 +21,6 @@ _FORMS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "study": {
         "name": str, "title": str, "factors": list, "rows": list, "requests_table": bool,
         "compare": (dict, type(None)), "crossover": (dict, type(None)),
-        "decision": (dict, type(None)),
     },
     "row": {
         "coordinates": dict, "point_id": str, "replicates": int, "config": dict,

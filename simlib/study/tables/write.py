@@ -32,7 +32,7 @@ def write_tables(study_path: Path, results: Path, output: Path) -> None:
     Only files that this function wrote into the folder, and that are unchanged, are removed.
     """
     study = read_study(study_path)
-    if study["decision"] is not None:
+    if study.get("decision") is not None:
         outputs.record(output, "tables", write_decision(study, results, output))
         return
     names = {"requests.parquet"} if study["requests_table"] else set()
