@@ -25,6 +25,7 @@ __all__ = ["_log_to_real", "cli", "simulate"]
 
 _LAZY = {
     "compare": Lazy("simlib.cli.compare:main", "Both deployments side by side, same requests."),
+    "decide": Lazy("simlib.cli.decide:main", "Disaggregate or not, on how many GPUs, how sure."),
     "doctor": Lazy("simlib.cli.doctor:doctor", "Check a results folder; remove what is stale."),
     "plot": Lazy("simlib.analysis.visualize:main", "Figure of both deployments' TTFT."),
     "scenarios": Lazy("simlib.cli.scenarios:scenarios", "Ready-made scenarios: list, run."),

@@ -24,6 +24,12 @@ def check(config: Path) -> None:
     from simlib.study.plan.grid import resolve
 
     for resolved in resolve(read_yaml(config), str(config), source=config.parent):
+        if resolved.cases:
+            click.echo(
+                f"{resolved.name}: {len(resolved.cases)} decisions, {len(resolved.jobs())} jobs, "
+                "which choose their simulations"
+            )
+            continue
         points = {row.point_id: row.replicates for row in resolved.rows}
         factors = " x ".join(f"{factor.name} ({len(factor.levels)})" for factor in resolved.factors)
         click.echo(
@@ -70,6 +76,17 @@ def replicate(request: Path, results: Path, output: Path) -> None:
     from simlib.study.jobs.precision import replicate_until_precise
 
     click.echo(json.dumps(replicate_until_precise(request, results, output), indent=2))
+
+
+@study.command()
+@click.argument("request", type=_FILE)
+@click.option("--results", type=_FOLDER, default="results", show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+def capacity(request: Path, results: Path, output: Path) -> None:
+    """Find the capacity of the deployment that REQUEST describes, or the fewest GPUs for a rate."""
+    from simlib.study.decide.job import run_job
+
+    run_job(request, results, output)
 
 
 @study.command()

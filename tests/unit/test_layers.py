@@ -29,10 +29,11 @@ RANKS = {
     "study.plan": 5,
     "study.measurement": 6,
     "study.jobs": 7,
-    "study.tables": 8,
-    "study.figures": 9,
-    "cli": 10,
-    "analysis": 11,
+    "study.decide": 8,
+    "study.tables": 9,
+    "study.figures": 10,
+    "cli": 11,
+    "analysis": 12,
 }
 ENGINES = ("core", "latency", "policies", "serving", "workload")
 SLOW = ("pandas", "matplotlib", "scipy", "pyarrow")

@@ -37,6 +37,8 @@ class Gpu:
     """Peak FP8 operations per second, None where the GPU has none."""
     network_bytes_per_s: float | None = None
     """Network bandwidth per GPU, one direction, of the vendor's reference server."""
+    board_power_w: float | None = None
+    """Most power that the board takes, watts."""
 
     def flops(self, precision: str) -> float:
         """Return the peak operations per second of matrix products in `precision`."""
@@ -173,6 +175,22 @@ def model(name: str) -> Model:
     except KeyError:
         allowed = "one of " + ", ".join(models)
         raise InvalidParameterError("model", name, allowed) from None
+
+
+def huggingface_id(name: str) -> str:
+    """Return the first Hugging Face identifier of a model; one that is such already stays.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the catalog has no such model.
+    """
+    if "/" in name:
+        return name
+    known = model(name).name
+    return next(
+        r["huggingface_ids"].split(";")[0] for r in _rows("models.csv") if r["model"] == known
+    )
 
 
 def number_sources() -> dict[tuple[str, str], str]:

@@ -9,11 +9,13 @@ from matplotlib.figure import Figure
 
 from simlib.files import replacing
 from simlib.study.figures.data import StudyData
+from simlib.study.figures.decision import decision_figures
 from simlib.study.figures.kept import Kept, digest_of
 from simlib.study.figures.kinds import KINDS, pages
 from simlib.study.figures.plain_text import draw_text_as_it_is
 from simlib.study.figures.style import STYLE
 from simlib.study.jobs import outputs
+from simlib.study.jobs.described import read_study
 
 PNG_DPI = 150
 
@@ -38,10 +40,15 @@ def write_figures(
     InvalidParameterError
         If the tables belong to another version of the study.
     """
+    study = read_study(study_path)
+    if study.get("decision") is not None:
+        written = _decision_figures(tables, output, svg=study["svg"])
+        outputs.record(output, "figures", [path.name for path in written])
+        return written
     data = StudyData.read(study_path, tables)
     suffixes = (".png", ".svg") if data.svg else (".png",)
     store = Kept(kept)
-    written: list[Path] = []
+    written = []
     with rc_context(STYLE):
         for name, kind in KINDS.items():
             for stem, page in pages(name, data):
@@ -56,6 +63,16 @@ def write_figures(
                 written += files
     outputs.record(output, "figures", [path.name for path in written])
     store.forget_unused()
+    return written
+
+
+def _decision_figures(tables: Path, output: Path, *, svg: bool) -> list[Path]:
+    written: list[Path] = []
+    with rc_context(STYLE):
+        for name, figure in decision_figures(tables):
+            files = [output / f"{name}{suffix}" for suffix in (".png", ".svg")[: 1 + svg]]
+            _save(figure, files)
+            written += files
     return written
 
 

@@ -17,9 +17,9 @@ from simlib.study.plan.grid import ResolvedStudy
 _ID = r"[0-9a-f]{12,16}"
 _OURS = re.compile(
     rf"points/{_ID}/(point\.json|r\d+\.(npz|staged))"
-    rf"|precision/{_ID}(\.request)?\.json"
+    rf"|(precision|capacity)/{_ID}(\.request)?\.json"
     r"|studies/\w+/(study\.json|\.tables-of|\.figures-of)"
-    rf"|(logs|benchmarks)/(points/{_ID}/r\d+|(tables|figures)/\w+|precision/{_ID})\.(log|tsv)"
+    rf"|(logs|benchmarks)/(points/{_ID}/r\d+|(tables|figures)/\w+|(precision|capacity)/{_ID})\.(log|tsv)"
 )
 """What the workflow writes, and a study may no longer want; tables and figures have a manifest."""
 
@@ -49,7 +49,7 @@ def diagnose(studies: Sequence[ResolvedStudy], results: Path) -> Diagnosis:
     inventory = take_inventory(studies, verifier)
     for study in studies:
         _diagnose_outputs(results / "studies" / study.name, verifier, inventory)
-    return Diagnosis(inventory, tuple(sorted(_stale(studies, results))))
+    return Diagnosis(inventory, tuple(sorted(_stale(studies, results, verifier))))
 
 
 def _diagnose_outputs(study: Path, verifier: Verifier, inventory: Inventory) -> None:
@@ -82,7 +82,7 @@ def _written(folder: Path, writer: str) -> Iterator[Path]:
         return
 
 
-def _stale(studies: Sequence[ResolvedStudy], results: Path) -> Iterator[Path]:
+def _stale(studies: Sequence[ResolvedStudy], results: Path, verifier: Verifier) -> Iterator[Path]:
     names = {study.name for study in studies}
     rows = [row for study in studies for row in study.rows]
     points = {row.point_id for row in rows}
@@ -91,6 +91,10 @@ def _stale(studies: Sequence[ResolvedStudy], results: Path) -> Iterator[Path]:
     for row in rows:
         replicates[row.point_id] = max(row.replicates, replicates.get(row.point_id, 0))
     decisions = {decision_path(results, r).stem for r in rows if r.precision is not None}
+    jobs = {job for study in studies for job in study.jobs()}
+    searched = {point for job in jobs for point in verifier.outcome(job)[1]}
+    points |= searched
+    adaptive |= searched
 
     def unwanted(path: Path) -> bool:
         relative = path.relative_to(results)
@@ -106,8 +110,12 @@ def _stale(studies: Sequence[ResolvedStudy], results: Path) -> Iterator[Path]:
             number = re.fullmatch(r"r(\d+)\.\w+", rest[-1])
             # replicates that were added for precision are kept: a tighter one needs them again
             return (
-                number is not None and first not in adaptive and int(number[1]) >= replicates[first]
+                number is not None
+                and first not in adaptive
+                and int(number[1]) >= replicates.get(first, 0)
             )
+        if kind == "capacity":
+            return first.split(".")[0] not in jobs
         if kind == "precision":
             return first.split(".")[0] not in decisions
         return first.split(".")[0] not in names  # studies, and logs of tables and figures

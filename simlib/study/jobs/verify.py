@@ -12,9 +12,11 @@ from simlib.core.model_version import MODEL_VERSION
 from simlib.errors import InvalidParameterError
 from simlib.files import read_json, replacing
 from simlib.study.jobs.decision import read_decision
+from simlib.study.jobs.described import is_simulation
 from simlib.study.jobs.outputs import sha256
 from simlib.study.jobs.store import read_records, result_path
 from simlib.study.plan.grid import ResolvedStudy, Row
+from simlib.study.plan.searches import job_paths
 
 LEDGER = ".verified.json"
 """In the results folder: size and time of the files that were found intact."""
@@ -103,6 +105,21 @@ class Verifier:
             return "corrupt", 0
         return "intact", decision.replicates
 
+    def outcome(self, job: str) -> tuple[Condition, dict[str, int]]:
+        """Return the condition of the outcome of a decision's job, and its points' replicates."""
+        path = job_paths(self.results, job)[1]
+        if not path.exists():
+            return "missing", {}
+        try:
+            points = read_json(path, "outcome").get("points")
+        except InvalidParameterError as error:
+            self.reasons[path] = str(error)
+            return "corrupt", {}
+        if not isinstance(points, dict) or not all(map(is_simulation, points, points.values())):
+            self.reasons[path] = "it names no points"
+            return "corrupt", {}
+        return "intact", points
+
     def save(self) -> None:
         """Write down what was found intact."""
         if self._seen == self._known:
@@ -154,6 +171,18 @@ def take_inventory(studies: Iterable[ResolvedStudy], verifier: Verifier) -> Inve
                 found[file] = verifier.replicate(row.point_id, replicate)
             whole = whole and found[file] == "intact"
         if row.precision is not None and found[path] == "intact" and not whole:
+            undone.append(path)
+    for job in (job for study in studies for job in study.jobs()):
+        path = job_paths(results, job)[1]
+        found[path], points = verifier.outcome(job)
+        whole = True
+        for point_id, count in points.items():
+            for replicate in range(count):
+                file = result_path(results, point_id, replicate)
+                if file not in found:
+                    found[file] = verifier.replicate(point_id, replicate)
+                whole = whole and found[file] == "intact"
+        if found[path] == "intact" and not whole:
             undone.append(path)
     return Inventory(
         intact=[path for path, condition in found.items() if condition == "intact"],

@@ -17,6 +17,7 @@ from simlib.study.jobs.store import result_path
 from simlib.study.jobs.up_to_date import FIGURES_OF, TABLES_OF
 from simlib.study.jobs.verify import LEDGER
 from simlib.study.plan.grid import ResolvedStudy, Row, resolve
+from simlib.study.plan.searches import job_paths
 from simlib.study.plan.spec import StudyFile
 
 # Measured for each engine, both deployments, and rounded up. What is asked for is more: memory
@@ -68,18 +69,26 @@ class Plan:
         """Write the point and study files that jobs read; unchanged ones are left alone."""
         for study in self.studies.values():
             write_json(self.results / "studies" / study.name / "study.json", study.to_dict())
+            for job, request in study.jobs().items():
+                write_json(job_paths(self.results, job)[0], request)
+                for config in study.deployments_of_job(job):
+                    self._write_table_requests(table_requests(config))
             for row in study.rows:
                 write_json(self.results / "points" / row.point_id / "point.json", row.point())
                 if row.precision is not None:
                     name = f"{row.precision_id()}.request.json"
                     write_json(self.results / "precision" / name, row.precision_request())
-                for table, request in self._table_requests(row.point_id).items():
-                    path = self.results / "latency" / table
-                    write_json(path.with_suffix(".request.json"), request)
+                self._write_table_requests(self._table_requests(row.point_id))
+
+    def _write_table_requests(self, requests: Mapping[str, dict[str, Any]]) -> None:
+        for table, request in requests.items():
+            path = self.results / "latency" / table
+            write_json(path.with_suffix(".request.json"), request)
 
     def results_of(self, study: str) -> list[str]:
         """Return the simulation results that a study's tables need."""
-        found: dict[str, None] = {}
+        jobs = self.studies[study].jobs()
+        found = {str(job_paths(self.results, job)[1]): None for job in jobs}
         for row in self.studies[study].rows:
             if row.precision is not None:
                 found[str(self.named / "precision" / f"{row.precision_id()}.json")] = None
@@ -128,11 +137,17 @@ class Plan:
 
     def _table_requests(self, point_id: str) -> dict[str, dict[str, Any]]:
         """Return what each table of measured kernels depends on, by the name of its file."""
-        config = self._configs[point_id]
-        if config.serving != "batching" or config.latency.kind != "aiconfigurator":
-            return {}
-        pools, latency = config.batching.pools.values(), config.latency
-        return {latency.table_name(pool): latency.table_request(pool) for pool in pools}
+        return table_requests(self._configs[point_id])
+
+    def tables_of_job(self, job: str) -> list[str]:
+        """Return the tables of measured kernels that the job of a decision reads."""
+        names = {
+            name
+            for study in self.studies.values()
+            for one in study.deployments_of_job(job)
+            for name in table_requests(one)
+        }
+        return sorted(str(self.results / "latency" / name) for name in names)
 
     @cached_property
     def _configs(self) -> dict[str, SimConfig]:
@@ -202,6 +217,10 @@ class Plan:
                 yield f"{folder}/tables", name
             for row in study.rows:
                 yield from self._files_of(row)
+            for job in study.jobs():
+                for path in job_paths(self.results, job):
+                    yield str(path.parent), path.name
+                yield from self._notes("capacity", job)
 
     def _files_of(self, row: Row) -> Iterator[tuple[str, str]]:
         folder = f"{self.results}/points/{row.point_id}"
@@ -230,3 +249,11 @@ def _names(manifest: Path) -> Iterable[str]:
         return read_manifest(manifest)
     except InvalidParameterError:
         return ()
+
+
+def table_requests(config: SimConfig) -> dict[str, dict[str, Any]]:
+    """Return what each table of measured kernels depends on that a simulation reads, by name."""
+    if config.serving != "batching" or config.latency.kind != "aiconfigurator":
+        return {}
+    pools, latency = config.batching.pools.values(), config.latency
+    return {latency.table_name(pool): latency.table_request(pool) for pool in pools}

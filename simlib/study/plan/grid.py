@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simlib.core.batching import ADDED_KEYS
 from simlib.core.config import SimConfig
@@ -23,6 +23,10 @@ from simlib.serving.assemble import deployment_of
 from simlib.study.plan.names import distinct
 from simlib.study.plan.spec import ZIP_LABELS, Precision, Study, StudyFile
 from simlib.workload.traces import trace_sha256
+
+if TYPE_CHECKING:
+    from simlib.study.plan.cases import Case
+    from simlib.study.plan.decision import Decision
 
 MAX_POINTS = 20_000
 """Most points of a study file; Snakemake plans as many in minutes."""
@@ -93,7 +97,7 @@ class Row:
         request = self.precision_request()
         del request["files"]
         request["config"] = {key: request["config"][key] for key in ANALYSIS_ONLY}
-        return _digest(request)
+        return digest(request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,28 @@ class ResolvedStudy:
     study: Study
     factors: tuple[Factor, ...]
     rows: tuple[Row, ...]
+    cases: tuple[Case, ...] = ()
+    """The decisions that it asks for, instead of factors and rows."""
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """Return the requests of the jobs that its decisions need, by identity."""
+        return {job: request for case in self.cases for job, request in case.jobs().items()}
+
+    def deployments_of_job(self, job: str) -> list[SimConfig]:
+        """Return the simulations that a job's deployments start from."""
+        return [one.config for case in self.cases if job in case.jobs() for one in case.deployments]
+
+    def _decision(self) -> dict[str, Any] | None:
+        decision = self.study.decision
+        if decision is None:
+            return None
+        plain = decision.to_dict()
+        return {
+            "cases": [case.to_dict() for case in self.cases],
+            "factors": list(decision.break_point),
+            "accuracy": plain["accuracy"],
+            "prices": plain["prices"],
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that tables and figures need, for study.json."""
@@ -124,6 +150,7 @@ class ResolvedStudy:
                 }
                 for row in self.rows
             ],
+            "decision": self._decision(),
             **self.study.model_dump(
                 mode="json", include={"compare", "crossover", "precision", "requests_table", "svg"}
             ),
@@ -181,6 +208,8 @@ def _check_size(file: StudyFile) -> None:
 def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None) -> ResolvedStudy:
     factors = tuple(_factors(study))
     base = overridden(overridden({}, file.defaults), study.overrides)
+    if study.decision is not None:
+        return _resolve_decision(name, study, study.decision, base, source)
     replicates = study.replicates or file.replicates
     rows: dict[str, Row] = {}
     for combination in itertools.product(*(range(len(f.levels)) for f in factors)):
@@ -219,6 +248,15 @@ def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None
     resolved = ResolvedStudy(name, study, factors, tuple(rows.values()))
     _check_roles(resolved)
     return resolved
+
+
+def _resolve_decision(
+    name: str, study: Study, decision: Decision, base: dict[str, Any], source: Path | None
+) -> ResolvedStudy:
+    from simlib.study.plan.cases import cases_of  # which builds on points, as this file does
+
+    _locate_files(base, source)
+    return ResolvedStudy(name, study, (), (), tuple(cases_of(base, decision)))
 
 
 def _factors(study: Study) -> Iterator[Factor]:
@@ -333,7 +371,7 @@ def _essential_classes(config: SimConfig, key: str) -> dict[str, dict[str, Any]]
 def point_id(config: SimConfig) -> str:
     """Return the identity of a simulation: 16 hexadecimal digits."""
     identity = {"model_version": MODEL_VERSION, "config": essential(config)}
-    return _digest(_without_added_keys(identity))
+    return digest(_without_added_keys(identity))
 
 
 def _without_added_keys(settings: dict[str, Any]) -> dict[str, Any]:
@@ -345,7 +383,8 @@ def _without_added_keys(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _digest(identity: dict[str, Any]) -> str:
+def digest(identity: dict[str, Any]) -> str:
+    """Return the identity of plain data: 16 hexadecimal digits."""
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
 
 

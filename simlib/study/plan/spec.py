@@ -8,8 +8,10 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from simlib.core.metrics import statistics_of
+from simlib.core.slo import Slo
 from simlib.core.validation import ConfigModel, NonNegativeFloat, PositiveFloat, PositiveInt
 from simlib.errors import InvalidParameterError
+from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
 from simlib.study.plan.names import distinct, not_a_column
 
 ZIP_LABELS = "labels"
@@ -127,6 +129,46 @@ class Study(ConfigModel):
     """Also write every request of the study as Parquet; two thirds of the results' size again."""
     svg: bool = True
     """Draw figures as SVG beside PNG; without, a large study is drawn in two thirds of the time."""
+    slo: Slo | None = None
+    """What requests must meet: with `deployments`, the study asks which of them to choose."""
+    deployments: DeploymentSpace | list[dict[str, Any]] | None = None
+    """The deployments to choose from: a space, or a list, each a name and overrides."""
+    rate_per_s: PositiveFloat | None = None
+    """Of a decision: also find the fewest GPUs that carry this rate, requests per second."""
+    accuracy: Accuracy = Field(default_factory=Accuracy)
+    """Of a decision: how exactly capacities are found, and which differences do not matter."""
+    prices: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Of a decision: dollars per GPU and hour, by the catalog's names."""
+    break_point: dict[str, list[Any]] = Field(default_factory=dict)
+    """Of a decision: one or two keys with a list of values each, to show where it changes."""
+
+    @model_validator(mode="after")
+    def _decides_or_compares(self) -> Self:
+        if (self.slo is None) != (self.deployments is None):
+            missing = "slo" if self.slo is None else "deployments"
+            raise InvalidParameterError(missing, None, "given: a decision needs both")
+        given = self.model_fields_set
+        for key in _OF_A_DECISION if self.slo is None else _OF_A_SWEEP:
+            if key in given:
+                kind = "a decision (slo, deployments)" if self.slo is None else "a sweep"
+                raise InvalidParameterError(key, getattr(self, key), f"left out: it is of {kind}")
+        self.decision  # noqa: B018 - checks its keys
+        return self
+
+    @property
+    def decision(self) -> Decision | None:
+        """What the study asks to decide; None if it sweeps."""
+        if self.slo is None or self.deployments is None:
+            return None
+        return Decision(
+            slo=self.slo,
+            deployments=self.deployments,
+            **{key: getattr(self, key) for key in _OF_A_DECISION},
+        )
+
+
+_OF_A_DECISION = ("rate_per_s", "accuracy", "prices", "break_point")
+_OF_A_SWEEP = ("sweep", "compare", "crossover", "precision", "replicates")
 
 
 class StudyFile(ConfigModel):

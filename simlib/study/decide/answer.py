@@ -1,0 +1,267 @@
+"""The answer: verdict with its margin, ranking, and what the best deployments cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from simlib.core.config import SimConfig
+from simlib.core.slo import Slo
+from simlib.stats.intervals import Interval
+from simlib.stats.ranking import Duel, Standing, duel, rank
+from simlib.study.decide.costs import cost, energy
+from simlib.study.decide.recipes import recipe
+from simlib.study.plan.decision import Accuracy
+
+WORDS = {
+    "first": "disaggregate",
+    "second": "do not disaggregate",
+    "too close to call": "too close to call",
+}
+_BUSY_LINK = 0.5
+"""A link that is busy for less of the time does not make anybody wait for long."""
+_SPENT = {
+    "prefill_wait_s": "prefill",
+    "prefill_s": "prefill",
+    "transfer_s": "link",
+    "decode_wait_s": "decode",
+    "first_decode_step_s": "decode",
+}
+"""The pool (or the link) where a part of TTFT is spent; the wait for the transfer depends."""
+Found = Mapping[str, Any]
+
+
+def answer(
+    case: Mapping[str, Any],
+    searches: Sequence[Found],
+    accuracy: Accuracy,
+    prices: Mapping[str, float],
+    fewest: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the whole answer to one case as plain data.
+
+    Parameters
+    ----------
+    case
+        As `Case.to_dict` returns it.
+    searches
+        What the search of each of its deployments found, in their order.
+    prices
+        The user's dollars per GPU and hour.
+    fewest
+        What `fewest_gpus` found, if a rate was asked for.
+    """
+    slo = Slo.from_dict(case["slo"])
+    lines = [
+        _line(one, found, slo, prices)
+        for one, found in zip(case["deployments"], searches, strict=True)
+    ]
+    samples = _samples(lines, searches)
+    indifference = math.log1p(accuracy.indifference)
+    standings = rank(samples, indifference=indifference) if samples else []
+    for line in lines:
+        line.update(_standing(next((s for s in standings if s.name == line["deployment"]), None)))
+    lines.sort(key=lambda line: -(line["capacity_per_s_per_gpu"] or 0.0))
+    best = {
+        architecture: _best(lines, architecture)
+        for architecture in dict.fromkeys(one["architecture"] for one in case["deployments"])
+    }
+    return {
+        "coordinates": case["coordinates"],
+        "slo": case["slo"],
+        "verdict": _verdict(case, lines, samples, accuracy, slo),
+        "best": best,
+        "tied_with_best": [line["deployment"] for line in lines if line["tied"]],
+        "deployments": lines,
+        "left_out": case["left_out"],
+        "equal_hardware": len({str(sorted(one["hardware"].items())) for one in lines}) == 1,
+        "fewest_gpus": fewest,
+        "recipes": {
+            architecture: recipe(_config(case, line["deployment"]))
+            for architecture, line in best.items()
+            if line is not None
+        },
+        "simulations": sum(row["replicates"] for found in searches for row in found["rates"]),
+    }
+
+
+def _line(
+    one: Mapping[str, Any], found: Found, slo: Slo, prices: Mapping[str, float]
+) -> dict[str, Any]:
+    gpus, capacity = one["gpus"], found["capacity_per_s"]
+    at = near_capacity(found)
+    missed = (at or found["unloaded"])["missed"]
+    binding = max(missed, key=lambda part: missed[part]) if any(missed.values()) else ""
+    tokens = None
+    if at is not None and capacity is not None:
+        tokens = at["output_tokens_per_s"] * capacity / at["rate_per_s"]
+    return {
+        "deployment": one["name"],
+        "architecture": one["architecture"],
+        "gpus": gpus,
+        "hardware": one["hardware"],
+        "outcome": found["outcome"],
+        **{key: found[key] for key in _CAPACITY},
+        **{key.replace("per_s", "per_s_per_gpu"): _per(found[key], gpus) for key in _CAPACITY},
+        "binding": binding,
+        "bottleneck": bottleneck(
+            at or found["unloaded"], binding, SimConfig.from_dict(one["config"])
+        ),
+        "utilization": at["utilization"] if at else {},
+        "output_tokens_per_s_per_gpu": _per(tokens, gpus),
+        "cost": cost(one["hardware"], tokens, prices) if tokens else None,
+        "energy": energy(one["hardware"], tokens) if tokens else None,
+        "unloaded": found["unloaded"],
+        "replicates": found["replicates"],
+        "reason": found["reason"],
+    }
+
+
+_CAPACITY = ("capacity_per_s", "capacity_per_s_low", "capacity_per_s_high")
+
+
+def _per(value: float | None, gpus: int) -> float | None:
+    return None if value is None else value / gpus
+
+
+def near_capacity(found: Found) -> dict[str, Any] | None:
+    """Return the row of the measured rate that is nearest to the capacity; None without one."""
+    capacity = found["capacity_per_s"]
+    if capacity is None or not found["rates"]:
+        return None
+    full = [r for r in found["rates"] if r["replicates"] >= found["replicates"]] or found["rates"]
+    row: dict[str, Any] = min(full, key=lambda r: abs(math.log(r["rate_per_s"] / capacity)))
+    return row
+
+
+def bottleneck(row: Mapping[str, Any], binding: str, config: SimConfig) -> str:
+    """Return the pool (or the link) that makes requests miss the binding part of the SLO.
+
+    A KV cache waits for blocks on the decode side, then for the link: the link's own load tells
+    which of both the wait is for.
+    """
+    if not binding:
+        return ""
+    if config.mode == "mono":
+        return "gpu"
+    if binding == "tpot_s":
+        return "decode"
+    late = row["late_parts_s"]
+    spent = dict.fromkeys(("prefill", "link", "decode"), 0.0)
+    for part, pool in _SPENT.items():
+        spent[pool] += late[part]
+    busy = row["rate_per_s"] * late["transfer_s"] / _links(config)
+    spent["link" if busy >= _BUSY_LINK else "decode"] += late["transfer_wait_s"]
+    return max(spent, key=lambda pool: spent[pool])
+
+
+def _links(config: SimConfig) -> float:
+    """Return how many transfers can run at full speed at once."""
+    if config.serving == "token_rate":
+        return math.inf
+    disagg = config.batching_disagg
+    return 1.0 if disagg.link.scope == "shared" else float(disagg.prefill.replicas)
+
+
+def _samples(lines: Sequence[Found], searches: Sequence[Found]) -> dict[str, Any]:
+    """Return pseudo-values of the logarithm of capacity per GPU, of deployments that have one."""
+    return {
+        line["deployment"]: np.array(found["log_pseudo_values"]) - math.log(line["gpus"])
+        for line, found in zip(lines, searches, strict=True)
+        if found["log_pseudo_values"]
+    }
+
+
+def _standing(standing: Standing | None) -> dict[str, Any]:
+    if standing is None:
+        return {"behind_best": None, "behind_best_low": None, "behind_best_high": None,
+                "tied": False}  # fmt: skip
+    relative = _relative(standing.behind_best)
+    return {
+        "behind_best": relative["estimate"],
+        "behind_best_low": relative["low"],
+        "behind_best_high": relative["high"],
+        "tied": standing.tied,
+    }
+
+
+def _relative(interval: Interval) -> dict[str, float | None]:
+    """Return a difference of logarithms as a relative difference."""
+    return {
+        name: math.expm1(value) if math.isfinite(value) else None
+        for name, value in (
+            ("estimate", interval.estimate),
+            ("low", interval.low),
+            ("high", interval.high),
+        )
+    }
+
+
+def _best(lines: Sequence[dict[str, Any]], architecture: str) -> dict[str, Any] | None:
+    able = [line for line in lines if line["architecture"] == architecture]
+    able = [line for line in able if line["capacity_per_s"] is not None]
+    return max(able, key=lambda line: float(line["capacity_per_s_per_gpu"]), default=None)
+
+
+def _verdict(
+    case: Mapping[str, Any],
+    lines: Sequence[dict[str, Any]],
+    samples: Mapping[str, Any],
+    accuracy: Accuracy,
+    slo: Slo,
+) -> dict[str, Any]:
+    """Return claim, margin (best disaggregated over best monolithic, less one) and reason."""
+    sides: dict[str, dict[str, Any]] = {"disagg": {}, "mono": {}}
+    for line in lines:
+        if line["deployment"] in samples:
+            sides[line["architecture"]][line["deployment"]] = samples[line["deployment"]]
+    looked_at = {one["architecture"] for one in case["deployments"]}
+    nothing = {"margin": None, "method": "", "mono": None, "disagg": None}
+    if not samples:
+        return nothing | {"claim": "no deployment meets the SLO", "reason": _unmet(lines, slo)}
+    if len(looked_at) == 1:
+        (only,) = looked_at
+        other = "monolithic" if only == "disagg" else "disaggregated"
+        return nothing | {"claim": "one architecture only", "reason": f"no {other} deployment"}
+    for side, claim in (("mono", "disaggregate"), ("disagg", "do not disaggregate")):
+        if not sides[side]:
+            name = "monolithic" if side == "mono" else "disaggregated"
+            reason = f"no {name} deployment meets the SLO at any load"
+            return nothing | {"claim": claim, "reason": reason}
+    found: Duel = duel(
+        sides["disagg"], sides["mono"], indifference=math.log1p(accuracy.indifference)
+    )
+    reason = ""
+    if found.claim == "too close to call":
+        if found.margin.contains(0.0):
+            reason = "the interval of the margin holds 0"
+        else:
+            reason = f"the margin is within {accuracy.indifference:.0%}, which does not matter"
+    return {
+        "claim": WORDS[found.claim],
+        "margin": _relative(found.margin),
+        "method": found.margin.method,
+        "disagg": found.first,
+        "mono": found.second,
+        "reason": reason,
+    }
+
+
+def _unmet(lines: Sequence[dict[str, Any]], slo: Slo) -> str:
+    """Say what the unloaded system gives, of the deployment that comes nearest."""
+    nearest = max(lines, key=lambda line: float(line["unloaded"]["attainment"]))
+    unloaded = nearest["unloaded"]
+    return (
+        f"without load {nearest['deployment']} keeps {unloaded['attainment']:.1%} of the requests "
+        f"within it ({slo.attainment:.0%} are asked for); TTFT p50 {unloaded['p50_ttft_s']:.3g} s, "
+        f"TPOT p50 {unloaded['p50_tpot_s']:.3g} s"
+    )
+
+
+def _config(case: Mapping[str, Any], name: str) -> SimConfig:
+    return SimConfig.from_dict(
+        next(one["config"] for one in case["deployments"] if one["name"] == name)
+    )

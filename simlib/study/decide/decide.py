@@ -1,0 +1,79 @@
+"""A whole decision in this process and its workers: what ``simlib decide`` runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from simlib.files import write_json
+from simlib.study.decide.answer import answer
+from simlib.study.decide.job import run_job
+from simlib.study.plan.cases import Case, cases_of
+from simlib.study.plan.decision import Decision
+from simlib.study.plan.searches import job_paths
+
+Told = Callable[[int, int, str, dict[str, Any] | None], None]
+"""Called with how many jobs are done, of how many, and the one that ended with its outcome."""
+
+
+def decide(
+    settings: Mapping[str, Any],
+    decision: Decision,
+    results: Path,
+    *,
+    cores: int | None = None,
+    told: Told = lambda done, total, name, found: None,
+) -> list[tuple[Case, dict[str, Any]]]:
+    """Return each case of a decision with its answer.
+
+    Searches run in parallel, and all their simulations are kept in the results folder: an
+    interrupted decision goes on where it was, a refined one reuses what it can.
+
+    Parameters
+    ----------
+    settings
+        Settings of the simulation, as a tree.
+    cores
+        Worker processes; default: one per core.
+    told
+        Hears of progress.
+
+    Raises
+    ------
+    InvalidParameterError
+        For a wrong value, or if no deployment fits.
+    """
+    cases = cases_of(settings, decision)
+    requests = {key: value for case in cases for key, value in case.jobs().items()}
+    for job, request in requests.items():
+        write_json(job_paths(results, job)[0], request)
+    found: dict[str, dict[str, Any]] = {}
+    workers = max(1, min(cores or os.cpu_count() or 1, len(requests)))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        running = {
+            pool.submit(run_job, request, results, outcome): job
+            for job in requests
+            for request, outcome in [job_paths(results, job)]
+        }
+        try:
+            for done in as_completed(running):
+                job = running[done]
+                found[job] = done.result()
+                told(len(found), len(running), requests[job].get("name", "fewest GPUs"), found[job])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [(case, answered(case.to_dict(), decision, found)) for case in cases]
+
+
+def answered(
+    case: Mapping[str, Any], decision: Decision, found: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the answer to a case from the outcomes of its jobs."""
+    searches = [found[one["search"]] for one in case["deployments"]]
+    fewest = None if case["fewest"] is None else found[case["fewest"]]
+    return answer(case, searches, decision.accuracy, decision.prices, fewest)

@@ -1,0 +1,233 @@
+"""One deployment under one rate: its replicates, simulated or found, and what they say.
+
+Every simulation is an ordinary point under its ordinary id, so searches, studies and repeated
+decisions share results, and a killed search goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simlib.core.config import SimConfig
+from simlib.core.records import Floats, RequestRecords, in_window, ttft_parts
+from simlib.core.slo import Slo, within_parts
+from simlib.errors import InvalidParameterError
+from simlib.stats.intervals import mean_interval
+from simlib.stats.root_finding import Attainment
+from simlib.stats.stability import Stability, verdict_of_drifts
+from simlib.study.jobs.simulate import simulate
+from simlib.study.jobs.store import read_records, result_path, write_records
+from simlib.study.measurement.measure import Measurement, Replicates
+from simlib.study.plan.grid import point_id, run_settings
+from simlib.workload.traces import load_trace
+
+TRACE_PARTS = 10
+"""Of a replayed trace's run; they stand for replicates."""
+DIGITS = 3
+"""Rates have so many digits, so that searches meet at the same points."""
+
+
+def snapped(rate: float) -> float:
+    """Return the nearest rate of three digits."""
+    return float(f"{rate:.{DIGITS}g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one replicate says; its records are not kept."""
+
+    shares: Floats
+    """Share within the SLO: of the whole window, or of each of its batches for a trace."""
+    requests: int
+    """Requests of each share."""
+    missed: dict[str, float]
+    """Share of the window's requests that miss each part of the SLO."""
+    late_parts_s: dict[str, float]
+    """Parts of TTFT, mean over the requests that miss the SLO; 0 if none does."""
+    output_tokens_per_s: float
+    """Of requests that finish in the window."""
+    measurement: Measurement
+
+
+@dataclass
+class Load:
+    """A deployment whose rate varies.
+
+    Parameters
+    ----------
+    config
+        The deployment and its requests; the rate in it does not matter.
+    slo
+        What requests must meet.
+    results
+        Results folder.
+    simulated
+        Called after each simulation that was not found in the folder.
+    """
+
+    config: SimConfig
+    slo: Slo
+    results: Path
+    simulated: Callable[[], None] = lambda: None
+    runs: dict[float, list[Run]] = field(default_factory=dict)
+    """By rate, replicate by replicate."""
+
+    def __post_init__(self) -> None:
+        """Refuse arrivals that have no rate."""
+        if self.config.arrival.kind == "closed_loop":
+            raise InvalidParameterError(
+                "arrival.kind", "closed_loop", "poisson or trace: a closed loop has no rate to find"
+            )
+
+    @property
+    def replays(self) -> bool:
+        """Whether a trace is replayed: then the parts of one run stand for replicates."""
+        return self.config.arrival.kind == "trace"
+
+    def at(self, rate: float) -> SimConfig:
+        """Return the simulation at a rate; a trace is replayed as much faster, all of it."""
+        settings = self.config.to_dict()
+        if not self.replays:
+            settings["arrival"]["rate_per_s"] = rate
+            return SimConfig.from_dict(settings)
+        speed = snapped(rate / self._trace[0])
+        share = self.config.warmup_seconds / self.config.sim_seconds
+        seconds = int(self._trace[1] / speed * 1000.0) / 1000.0
+        settings["arrival"]["speed"] = speed
+        settings |= {"sim_seconds": seconds, "warmup_seconds": share * seconds}
+        return SimConfig.from_dict(settings)
+
+    def rate_of(self, config: SimConfig) -> float:
+        """Return the requests per second of a simulation."""
+        arrival = config.arrival
+        return self._trace[0] * arrival.speed if self.replays else arrival.rate_per_s
+
+    @cached_property
+    def _trace(self) -> tuple[float, float]:
+        """Requests per second at speed 1, and seconds, of the window that is replayed."""
+        arrival = self.config.arrival
+        times = load_trace(Path(str(arrival.path))).arrival_s - arrival.start_s
+        end = float(times[-1]) if arrival.length_s is None else arrival.length_s
+        return float(np.count_nonzero((times >= 0) & (times < end))) / end, end
+
+    def measure(self, rate: float, replicates: int) -> Attainment:
+        """Return the attainment of each replicate at a rate; see `find_capacity`."""
+        runs = self.runs.setdefault(rate, [])
+        config = self.at(rate)
+        for replicate in range(len(runs), 1 if self.replays else replicates):
+            runs.append(
+                run_of(
+                    self.records(config, replicate),
+                    config,
+                    self.slo,
+                    replicate,
+                    TRACE_PARTS if self.replays else 1,
+                )
+            )
+        shares = np.concatenate([run.shares for run in runs])
+        stable = self.stability(rate).verdict != "unstable"
+        return Attainment(shares, min(run.requests for run in runs), stable)
+
+    def stability(self, rate: float) -> Stability:
+        """Return whether the queue is in a steady state at a rate that was measured."""
+        measured = [run.measurement for run in self.runs[rate]]
+        rho = {p: float(np.mean([m.rho[p] for m in measured])) for p in measured[0].rho}
+        return verdict_of_drifts(rho, [m.drift for m in measured])
+
+    def records(self, config: SimConfig, replicate: int) -> RequestRecords:
+        """Return a replicate of a simulation, from the results folder if it is there."""
+        identity = point_id(config)
+        path = result_path(self.results, identity, replicate)
+        try:
+            return read_records(path, point_id=identity, replicate=replicate)[0]
+        except InvalidParameterError:  # missing, damaged, or of another model version
+            records = simulate(config, replicate)
+            settings = run_settings(config)
+            write_records(path, records, point_id=identity, replicate=replicate, config=settings)
+            self.simulated()
+            return records
+
+    def points(self) -> dict[str, int]:
+        """Return the points that were measured, and how many replicates of each."""
+        return {point_id(self.at(rate)): len(runs) for rate, runs in self.runs.items()}
+
+    def row(self, rate: float) -> dict[str, Any]:
+        """Return what was measured at a rate, as plain numbers."""
+        runs, config = self.runs[rate], self.at(rate)
+        shares = np.concatenate([run.shares for run in runs])
+        interval = mean_interval(shares)
+        stability = self.stability(rate)
+        statistics = [run.measurement.statistics for run in runs]
+        gpus = config.deployment.total_gpus
+        tpot = mean_interval([one["p50_tpot_s"] for one in statistics])
+        return {
+            "rate_per_s": self.rate_of(config),
+            "point_id": point_id(config),
+            "replicates": len(runs),
+            "attainment": interval.estimate,
+            "attainment_low": interval.low,
+            "attainment_high": interval.high,
+            "missed": _means([run.missed for run in runs]),
+            "late_parts_s": _means([run.late_parts_s for run in runs]),
+            "stability": stability.verdict,
+            "p50_ttft_s": _mean([one["p50_ttft_s"] for one in statistics]),
+            "p99_ttft_s": _mean([one["p99_ttft_s"] for one in statistics]),
+            "p50_tpot_s": tpot.estimate,
+            "p50_tpot_s_low": tpot.low,
+            "p50_tpot_s_high": tpot.high,
+            "output_tokens_per_s": _mean([run.output_tokens_per_s for run in runs]),
+            "output_tokens_per_s_per_gpu": _mean([run.output_tokens_per_s for run in runs]) / gpus,
+            "utilization": {
+                pool: _mean([one[f"utilization_{pool}"] for one in statistics])
+                for pool in config.deployment.gpus_by_pool
+            },
+        }
+
+
+def run_of(
+    records: RequestRecords, config: SimConfig, slo: Slo, replicate: int, sections: int = 1
+) -> Run:
+    """Return what a replicate's records say, its window cut into `sections` of equal size.
+
+    Raises
+    ------
+    InvalidParameterError
+        If no request arrived in the window.
+    """
+    window = (config.warmup_seconds, config.sim_seconds)
+    counted = records.select(in_window(records, *window))
+    if len(counted) < sections:
+        raise InvalidParameterError(
+            "sim_seconds", config.sim_seconds, f"long enough for {sections} requests after warm-up"
+        )
+    parts = within_parts(records, config, slo, replicate)
+    good = np.logical_and.reduce(list(parts.values()))
+    late = counted.select(~good)
+    ended = (records.finish_s >= window[0]) & (records.finish_s < window[1])
+    measured = Replicates(config)
+    measured.add(records)
+    return Run(
+        shares=np.array([np.mean(section) for section in np.array_split(good, sections)]),
+        requests=len(counted) // sections,
+        missed={part: 1.0 - float(np.mean(mask)) for part, mask in parts.items()},
+        late_parts_s={
+            name: float(np.nan_to_num(np.nanmean(values))) if np.isfinite(values).any() else 0.0
+            for name, values in ttft_parts(late).items()
+        },
+        output_tokens_per_s=float(records.output_tokens[ended].sum()) / (window[1] - window[0]),
+        measurement=measured.measured[0],
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values))
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: _mean([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,117 @@
+"""What a study says that asks for a decision: an SLO, the deployments, and how exactly."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from simlib.core.batching import ReplicaPool
+from simlib.core.slo import Slo
+from simlib.core.validation import ConfigModel, PositiveFloat, PositiveInt
+from simlib.errors import InvalidParameterError
+from simlib.latency import catalog
+
+ANY_GPU = "gpu"
+"""What a GPU is called where serving has no names for them."""
+_ENUMERATED = ("replicas", "gpu", "tensor_parallel")
+_MOST_FACTORS = 2
+
+
+class DeploymentSpace(ConfigModel):
+    """Which deployments to look at: all that these settings allow."""
+
+    gpus: PositiveInt | dict[str, PositiveInt]
+    """GPUs of each deployment: a number, or a number by the catalog's name, ``{h100_sxm: 8}``."""
+    tensor_parallel: list[PositiveInt] | None = None
+    """GPUs of a replica; default: 1, 2, 4, 8, as far as the model fits."""
+    architectures: list[Literal["mono", "disagg"]] = Field(default=["mono", "disagg"])
+    axes: dict[str, list[Any]] = Field(default_factory=dict)
+    """Other settings of every pool, a list of values each: ``max_batch_tokens: [2048, 8192]``."""
+
+    @field_validator("architectures")
+    @classmethod
+    def _at_least_one(cls, architectures: list[str]) -> list[str]:
+        if not architectures:
+            raise InvalidParameterError("architectures", [], "mono, disagg, or both")
+        return list(dict.fromkeys(architectures))
+
+    @field_validator("axes")
+    @classmethod
+    def _of_pools(cls, axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        known = [n for n in ReplicaPool.model_fields if n not in _ENUMERATED]
+        for name, values in axes.items():
+            if name not in known:
+                raise InvalidParameterError(f"axes.{name}", name, "one of " + ", ".join(known))
+            if not values:
+                raise InvalidParameterError(f"axes.{name}", values, "a list of at least one value")
+        return axes
+
+    def hardware(self) -> tuple[str | None, int]:
+        """Return the GPU's name, None where none was given, and how many.
+
+        Raises
+        ------
+        InvalidParameterError
+            For several kinds of GPUs: which pool gets which is not ours to guess.
+        """
+        if isinstance(self.gpus, int):
+            return None, self.gpus
+        if len(self.gpus) != 1:
+            raise InvalidParameterError(
+                "deployments.gpus",
+                self.gpus,
+                "one kind of GPU; list deployments of several kinds one by one",
+            )
+        (item,) = self.gpus.items()
+        return item
+
+
+_ENUMERATED = ("replicas", "gpu", "tensor_parallel")
+
+
+class Accuracy(ConfigModel):
+    """How exactly capacities are found, and which differences do not matter."""
+
+    relative: PositiveFloat = 0.02
+    """Half width of a capacity's 95% interval over the estimate."""
+    max_replicates: int = Field(default=40, ge=3)
+    """Where to stop in any case."""
+    indifference: float = Field(default=0.02, ge=0, lt=1)
+    """Deployments whose capacities differ by less are as good as each other."""
+
+
+class Decision(ConfigModel):
+    """The part of a study that asks which deployment to choose."""
+
+    slo: Slo
+    """What requests must meet."""
+    deployments: DeploymentSpace | list[dict[str, Any]]
+    """A space of deployments, or a list of them, each a name and overrides."""
+    rate_per_s: PositiveFloat | None = None
+    """Also find the fewest GPUs that carry this rate, requests per second (for a space)."""
+    accuracy: Accuracy = Field(default_factory=Accuracy)
+    prices: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """US dollars per GPU and hour, by the catalog's names; they win over the catalog's."""
+    break_point: dict[str, list[Any]] = Field(default_factory=dict)
+    """One or two keys (``prompt_tokens.p50``, ``slo.ttft_s``) with a list of values each: the
+    decision is made for every combination, to show where the verdict changes."""
+
+    @field_validator("prices")
+    @classmethod
+    def _of_known_gpus(cls, prices: dict[str, float]) -> dict[str, float]:
+        known = [*catalog.gpu_names(), ANY_GPU]
+        for name in prices:
+            if name not in known:
+                raise InvalidParameterError("prices", name, "for one of " + ", ".join(known))
+        return prices
+
+    @field_validator("break_point")
+    @classmethod
+    def _one_or_two(cls, factors: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if len(factors) > _MOST_FACTORS:
+            raise InvalidParameterError("break_point", list(factors), "one or two keys")
+        for key, levels in factors.items():
+            if not levels:
+                raise InvalidParameterError(f"break_point.{key}", levels, "a list of values")
+        return factors

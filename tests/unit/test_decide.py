@@ -1,0 +1,447 @@
+"""Decisions: deployments that fit, their capacities, the verdict, its cost, how to start them."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from simlib.core.config import SimConfig
+from simlib.core.records import TTFT_PARTS
+from simlib.core.slo import Slo
+from simlib.errors import InvalidParameterError
+from simlib.study.decide import costs
+from simlib.study.decide.answer import answer, bottleneck
+from simlib.study.decide.decide import decide
+from simlib.study.decide.fewest import fewest_gpus
+from simlib.study.decide.frontier import frontier_lines, on_frontier
+from simlib.study.decide.load import Load, snapped
+from simlib.study.decide.recipes import recipe
+from simlib.study.decide.search import search_capacity
+from simlib.study.decide.words import ten_lines
+from simlib.study.plan.cases import cases_of
+from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
+from simlib.study.plan.deployments import deployments_of
+from simlib.study.plan.searches import search_id, search_request
+
+LLAMA = {"serving": "batching", "latency": {"model": "llama-3.1-70b"}}
+SHORT = {"sim_seconds": 300.0, "warmup_seconds": 60.0}
+COARSE = {"relative": 0.1, "max_replicates": 10}
+
+
+def names(settings, **space):
+    return [one.name for one in deployments_of(settings, DeploymentSpace(**space)).deployments]
+
+
+# ---- deployments ----
+
+
+def test_every_split_and_tensor_parallelism_that_uses_all_gpus_is_found():
+    found = deployments_of(LLAMA, DeploymentSpace(gpus={"h100_sxm": 8}))
+    assert [one.name for one in found.deployments] == [
+        "4 x TP2",
+        "2 x TP4",
+        "1 x TP8",
+        "1P TP2 + 3D TP2",
+        "2P TP2 + 2D TP2",
+        "3P TP2 + 1D TP2",
+        "2P TP2 + 1D TP4",
+        "1P TP4 + 2D TP2",
+        "1P TP4 + 1D TP4",
+    ]
+    assert all(one.gpus == 8 for one in found.deployments)
+    assert all(one.hardware == {"h100_sxm": 8} for one in found.deployments)
+    assert "needs 141.1 GB" in found.left_out["TP1"]  # and does not fit one GPU
+
+
+def test_architectures_parallelism_and_axes_restrict_or_widen_the_field():
+    assert names(LLAMA, gpus={"h100_sxm": 8}, architectures=["mono"], tensor_parallel=[4]) == [
+        "2 x TP4"
+    ]
+    wide = names(
+        LLAMA,
+        gpus={"h100_sxm": 4},
+        tensor_parallel=[2],
+        axes={"max_batch_tokens": [2048, 8192]},
+    )
+    assert wide == [
+        "2 x TP2 max_batch_tokens=2048",
+        "2 x TP2 max_batch_tokens=8192",
+        "1P TP2 + 1D TP2 max_batch_tokens=2048",
+        "1P TP2 + 1D TP2 max_batch_tokens=8192",
+    ]
+
+
+def test_token_rate_deployments_are_splits():
+    assert names({}, gpus=4) == ["4 GPUs", "1P + 3D", "2P + 2D", "3P + 1D"]
+
+
+def test_explicit_deployments_may_have_unequal_hardware():
+    pool = {"replicas": 1, "tensor_parallel": 8}
+    found = deployments_of(
+        LLAMA,
+        [
+            {"name": "l40s", "mode": "mono", "batching_mono.pool": {"gpu": "l40s", **pool}},
+            {"name": "h100", "mode": "mono", "batching_mono.pool": {"gpu": "h100_sxm", **pool}},
+        ],
+    )
+    assert [one.hardware for one in found.deployments] == [{"l40s": 8}, {"h100_sxm": 8}]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"gpus": {"h100": 8}}, "one of a100_sxm"),
+        ({"gpus": {"l4": 2}}, "enough for at least one deployment .*needs 141.1 GB"),
+        ({"gpus": {"h100_sxm": 8}, "tensor_parallel": [3]}, "divisor of the 64 attention heads"),
+        ({"gpus": {"h100_sxm": 6}, "tensor_parallel": [4]}, "no pools of TP .4. use 6 GPUs"),
+        ({"gpus": {"h100_sxm": 4, "l40s": 4}}, "one kind of GPU"),
+        ({"gpus": 8, "axes": {"replicas": [1]}}, "one of kv_capacity_tokens"),
+        ({"gpus": 8, "architectures": []}, "mono, disagg, or both"),
+        ({"gpus": 0}, ">= 1"),
+    ],
+)
+def test_deployments_that_cannot_be_get_one_clear_message(wanted, message):
+    with pytest.raises(InvalidParameterError, match=message):
+        deployments_of(LLAMA, DeploymentSpace.from_dict(wanted))
+
+
+def test_two_explicit_deployments_need_two_names():
+    with pytest.raises(InvalidParameterError, match="a name of its own"):
+        deployments_of({}, [{"name": "a"}, {"name": "a"}])
+
+
+# ---- one deployment's capacity ----
+
+
+def mm1(**changes):
+    """Return one GPU with exponential service of mean 1 s."""
+    return SimConfig.from_dict(
+        {
+            "mode": "mono",
+            "ttft_definition": "prefill_end",
+            "sim_seconds": 8000.0,
+            "warmup_seconds": 1000.0,
+            "prompt_tokens": {"mode": "exponential", "mean": 1e6, "min_value": 1},
+            "output_tokens": {"mode": "fixed", "value": 1},
+            "cluster_mono": {
+                "num_gpus": 1,
+                "prefill_tokens_per_s": 1e6,
+                "decode_tokens_per_s": 1e12,
+            },
+            **changes,
+        }
+    )
+
+
+def found_by(config, slo, results, **accuracy):
+    return search_capacity(search_request(config, slo, Accuracy(**accuracy), "one"), results)
+
+
+def test_the_capacity_of_mm1_is_its_closed_form(tmp_path):
+    # P(sojourn > t) = exp(-(mu - rate) t) = 5% at rate 0.7 for this t
+    found = found_by(mm1(), Slo(ttft_s=math.log(20) / 0.3), tmp_path, relative=0.05)
+    assert found["outcome"] == "found"
+    assert found["capacity_per_s_low"] <= 0.7 <= found["capacity_per_s_high"]
+    assert found["capacity_per_s"] == pytest.approx(0.7, rel=0.05)
+
+
+def test_simulations_are_ordinary_points_and_are_never_made_twice(tmp_path, monkeypatch):
+    made = []
+    request = search_request(mm1(), Slo(ttft_s=10.0), Accuracy(**COARSE), "one")
+    first = search_capacity(request, tmp_path, lambda: made.append(1))
+    files = list(tmp_path.glob("points/*/r*.npz"))
+    assert len(files) == len(made) > 10
+    again = search_capacity(request, tmp_path, lambda: pytest.fail("simulated again"))
+    assert again == first
+    files[3].write_bytes(b"damaged")  # a killed or broken result is made again, the rest is not
+    count = len(made)
+    assert search_capacity(request, tmp_path, lambda: made.append(1)) == first
+    assert len(made) == count + 1
+    for row in first["rates"]:
+        assert (tmp_path / "points" / row["point_id"] / "r0.npz").is_file()
+        assert row["rate_per_s"] == snapped(row["rate_per_s"])
+
+
+def test_an_slo_below_the_service_time_is_never_met_and_says_what_is_given(tmp_path):
+    config = SimConfig.from_dict({**SHORT, "mode": "mono"})
+    found = found_by(config, Slo(ttft_s=1e-4), tmp_path, **COARSE)
+    assert found["outcome"] == "never"
+    assert found["capacity_per_s"] is None
+    assert "even without load 0.0%" in found["reason"]
+    assert found["unloaded"]["p50_ttft_s"] > 1e-2
+
+
+def test_a_capacity_is_never_at_an_unstable_rate(tmp_path):
+    # served within any time at all: only stability bounds it, at load 1
+    found = found_by(mm1(), Slo(ttft_s=1e6), tmp_path, **COARSE)
+    assert found["outcome"] == "stability"
+    assert 0.9 < found["capacity_per_s"] < 1.02
+    at = next(r for r in found["rates"] if r["rate_per_s"] == found["capacity_per_s"])
+    assert at["stability"] != "unstable"
+
+
+def test_the_identity_of_a_search_is_all_that_changes_it():
+    slo, accuracy = Slo(ttft_s=1.0), Accuracy()
+    base = search_id(mm1(), slo, accuracy)
+    assert base == search_id(mm1(arrival={"rate_per_s": 9.0}), slo, accuracy)
+    assert base == search_id(mm1(), slo, Accuracy(indifference=0.1))
+    others = [
+        search_id(mm1(random_seed=1), slo, accuracy),
+        search_id(mm1(warmup_seconds=10.0), slo, accuracy),
+        search_id(mm1(), Slo(ttft_s=1.0, attainment=0.9), accuracy),
+        search_id(mm1(), slo, Accuracy(relative=0.1)),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_a_closed_loop_has_no_rate_to_find():
+    config = SimConfig.from_dict({**LLAMA, "arrival": {"kind": "closed_loop"}})
+    with pytest.raises(InvalidParameterError, match="has no rate to find"):
+        Load(config, Slo(ttft_s=1.0), None)
+
+
+def test_a_trace_is_replayed_faster_and_parts_of_the_run_stand_for_replicates(tmp_path):
+    rng = np.random.default_rng(1)
+    times = np.cumsum(rng.exponential(0.5, 2000))
+    trace = tmp_path / "trace.csv"
+    prompts, outputs = rng.integers(50, 900, 2000), rng.integers(5, 500, 2000)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = (
+        f"{start + timedelta(seconds=float(t)):%Y-%m-%d %H:%M:%S.%f},{p},{o}"
+        for t, p, o in zip(times, prompts, outputs, strict=True)
+    )
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows) + "\n")
+    config = SimConfig.from_dict(
+        {"mode": "mono", "sim_seconds": 600.0, "warmup_seconds": 60.0,
+         "arrival": {"kind": "trace", "path": str(trace)}}
+    )  # fmt: skip
+    load = Load(config, Slo(ttft_s=1.0), tmp_path)
+    fast = load.at(8.0)
+    assert fast.arrival.speed == pytest.approx(4.0, rel=0.05)
+    assert load.rate_of(fast) == pytest.approx(8.0, rel=0.01)
+    assert fast.sim_seconds * fast.arrival.speed == pytest.approx(times[-1], rel=1e-3)
+    assert fast.warmup_seconds / fast.sim_seconds == pytest.approx(0.1)
+    found = found_by(config, Slo(ttft_s=1.0), tmp_path, **COARSE)
+    assert found["outcome"] == "found"
+    assert found["replicates"] == 10
+    assert {row["replicates"] for row in found["rates"]} == {1}
+
+
+# ---- the answer ----
+
+
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory):
+    """Return the results folder, the case and the answer of a small decision."""
+    results = tmp_path_factory.mktemp("results")
+    decision = Decision.from_dict(
+        {"slo": {"ttft_s": 1.0}, "deployments": {"gpus": 4}, "rate_per_s": 3.0, "accuracy": COARSE}
+    )
+    ((case, said),) = decide(SHORT, decision, results, cores=1)
+    return results, case, said
+
+
+def test_the_verdict_names_the_better_architecture_with_its_margin(decided):
+    _, _, said = decided
+    verdict = said["verdict"]
+    assert verdict["claim"] == "do not disaggregate"
+    assert verdict["margin"]["low"] < verdict["margin"]["estimate"] < verdict["margin"]["high"] < 0
+    assert (verdict["mono"], verdict["disagg"]) == ("4 GPUs", "1P + 3D")
+    best = said["deployments"][0]
+    assert best["tied"]
+    assert best["capacity_per_s_per_gpu"] == pytest.approx(best["capacity_per_s"] / 4)
+    assert best["binding"] == "ttft_s"
+    assert said["equal_hardware"]
+    ranked = [line["capacity_per_s"] for line in said["deployments"]]
+    assert ranked == sorted(ranked, reverse=True)
+
+
+def test_the_fewest_gpus_keep_the_slo_and_fewer_do_not(decided):
+    results, _, said = decided
+    fewest = said["fewest_gpus"]
+    assert fewest["gpus"] == 3
+    assert fewest["attainment_low"] >= 0.95
+    fewer = DeploymentSpace(gpus=fewest["gpus"] - 1)
+    assert fewest_gpus(SHORT, fewer, Slo(ttft_s=1.0), 3.0, results)["gpus"] is None
+
+
+def test_the_answer_is_plain_data_and_fits_ten_lines(decided):
+    _, case, said = decided
+    json.dumps(said, allow_nan=False)
+    lines = ten_lines(said, SimConfig.from_dict(case.settings))
+    assert len(lines) <= 10
+    text = "\n".join(lines)
+    for part in (
+        "Verdict: do not disaggregate",
+        "95%",
+        "TTFT <= 1 s",
+        "Fewest GPUs for 3 requests",
+    ):
+        assert part in text
+
+
+def test_the_frontier_keeps_ties_and_drops_what_is_worse_in_both():
+    def row(rate, per_gpu, tpot, width=0.0, ttft_missed=0.0):
+        return {
+            "rate_per_s": rate, "replicates": 3, "attainment": 1.0, "point_id": "x",
+            "output_tokens_per_s_per_gpu": per_gpu, "p50_tpot_s": tpot, "stability": "stable",
+            "p50_tpot_s_low": tpot - width, "p50_tpot_s_high": tpot + width,
+            "missed": {"ttft_s": ttft_missed},
+        }  # fmt: skip
+
+    def lines(*rows):
+        found = {"name": "a", "gpus": 1, "rates": rows}
+        return frontier_lines([("mono", found)], Slo(ttft_s=1.0), 0.02)
+
+    both = lines(row(1, 10.0, 0.01), row(2, 20.0, 0.02), row(3, 15.0, 0.03))
+    assert [line["on_frontier"] for line in both] == [True, True, False]
+    speeds = [line["output_tokens_per_s_per_user"] for line in on_frontier(both, "mono")]
+    assert speeds == pytest.approx([50.0, 100.0])
+    tied = lines(row(1, 20.0, 0.0200, 0.001), row(2, 20.1, 0.0201, 0.001))
+    assert all(line["on_frontier"] for line in tied)
+    assert [
+        line["rate_per_s"] for line in lines(row(1, 1.0, 0.1), row(2, 9.0, 0.1, 0.0, 0.06))
+    ] == [1]
+
+
+def test_the_bottleneck_is_where_late_requests_spend_their_time():
+    late = {"prefill_wait_s": 0.1, "prefill_s": 0.2, "transfer_wait_s": 0.0, "transfer_s": 0.0,
+            "decode_wait_s": 0.9, "first_decode_step_s": 0.1}  # fmt: skip
+    split = SimConfig.from_dict(LLAMA)
+
+    def of(config=split, binding="ttft_s", rate=1.0, **parts):
+        return bottleneck({"late_parts_s": late | parts, "rate_per_s": rate}, binding, config)
+
+    assert of() == "decode"
+    assert of(prefill_s=2.0) == "prefill"
+    assert of(prefill_s=2.0, binding="tpot_s") == "decode"
+    assert of(config=SimConfig(mode="mono")) == "gpu"
+    # a long wait for an idle link is a wait for blocks of the decode pool
+    assert of(transfer_wait_s=5.0, transfer_s=0.1, rate=1.0) == "decode"
+    assert of(transfer_wait_s=5.0, transfer_s=0.1, rate=9.0) == "link"
+
+
+def crafted(**shifts):
+    """Return an answer to a case whose deployments have these capacities (None: never)."""
+    case = {"coordinates": {}, "slo": Slo(ttft_s=1.0).to_dict(), "left_out": {}, "deployments": []}
+    searches = []
+    spread = 0.01 * np.random.default_rng(0).standard_normal(12)
+    unloaded = {"attainment": 0.9, "p50_ttft_s": 2.0, "p50_tpot_s": 0.02, "missed": {"ttft_s": 0.1},
+                "late_parts_s": dict.fromkeys(TTFT_PARTS, 0.1), "rate_per_s": 1.0}  # fmt: skip
+    for i, (name, capacity) in enumerate(shifts.items()):
+        mode = "mono" if name.startswith("m") else "disagg"
+        config = SimConfig(mode=mode)
+        case["deployments"].append(
+            {"name": name, "architecture": mode, "gpus": 4, "hardware": {"gpu": 4},
+             "config": config.to_dict(), "search": name}
+        )  # fmt: skip
+        never = capacity is None
+        log = [] if never else (math.log(capacity) + np.roll(spread, i)).tolist()
+        searches.append(
+            {"name": name, "gpus": 4, "unloaded": unloaded,
+             "outcome": "never" if never else "found",
+             "capacity_per_s": capacity, "capacity_per_s_low": capacity,
+             "capacity_per_s_high": capacity, "reason": "", "replicates": 12,
+             "log_pseudo_values": log, "rates": []}
+        )  # fmt: skip
+    return answer(case, searches, Accuracy(), {})
+
+
+@pytest.mark.parametrize(
+    ("capacities", "claim"),
+    [
+        ({"m1": 10.0, "d1": 12.0, "d2": 5.0}, "disaggregate"),
+        ({"m1": 10.0, "d1": 8.0}, "do not disaggregate"),
+        ({"m1": 10.0, "d1": 10.02}, "too close to call"),
+        ({"m1": None, "d1": 8.0}, "disaggregate"),
+        ({"m1": 8.0, "d1": None}, "do not disaggregate"),
+        ({"m1": None, "d1": None}, "no deployment meets the SLO"),
+        ({"m1": 8.0, "m2": 9.0}, "one architecture only"),
+    ],
+)
+def test_every_outcome_has_its_words(capacities, claim):
+    said = crafted(**capacities)
+    assert said["verdict"]["claim"] == claim
+    lines = ten_lines(said, SimConfig())
+    assert f"Verdict: {claim}" in lines[1]
+    if None in capacities.values():
+        assert "without load" in "\n".join(lines)
+
+
+# ---- break points, costs, recipes ----
+
+
+def test_a_break_point_makes_a_decision_of_every_combination():
+    decision = Decision.from_dict(
+        {
+            "slo": {"ttft_s": 1.0},
+            "deployments": {"gpus": 2},
+            "break_point": {"prompt_tokens.mean": [5.0, 6.0], "slo.ttft_s": [0.5, 2.0, 4.0]},
+        }
+    )
+    cases = cases_of({}, decision)
+    assert [case.slo.ttft_s for case in cases] == [0.5, 2.0, 4.0] * 2
+    assert [c.deployments[0].config.prompt_tokens.mean for c in cases] == [5.0] * 3 + [6.0] * 3
+    with pytest.raises(InvalidParameterError, match=r"prompt_tokens\.sigma -1"):
+        cases_of({}, decision.model_copy(update={"break_point": {"prompt_tokens.sigma": [-1]}}))
+
+
+def test_the_users_price_wins_over_the_lists():
+    listed = costs.cost({"h100_sxm": 8}, 1000.0, {})
+    low = costs.prices()["h100_sxm"].low
+    assert listed["usd_per_hour_low"] == 8 * low
+    assert listed["usd_per_million_output_tokens_low"] == pytest.approx(8 * low / 3.6)
+    own = costs.cost({"h100_sxm": 8}, 1000.0, {"h100_sxm": 1.0})
+    assert own["usd_per_hour_low"] == own["usd_per_hour_high"] == 8.0
+    assert costs.cost({"h20": 8}, 1000.0, {}) is None
+    with pytest.raises(InvalidParameterError, match="one of a100_sxm"):
+        Decision(slo=Slo(ttft_s=1.0), deployments=DeploymentSpace(gpus=2), prices={"h100": 1.0})
+
+
+def test_energy_is_a_bound_where_the_power_is_known():
+    assert costs.energy({"h100_sxm": 8}, 1000.0)["joules_per_output_token_at_most"] == 5.6
+    assert costs.energy({"gpu": 8}, 1000.0) is None
+
+
+def test_prices_have_a_date_and_a_source():
+    for price in costs.prices().values():
+        assert 0 < price.low <= price.high
+        assert len(price.date) == 7
+        assert len(price.source) > 10
+
+
+def test_recipes_hold_the_settings_that_were_simulated_and_no_others():
+    (one,) = deployments_of(
+        LLAMA,
+        [
+            {
+                "name": "split",
+                "mode": "disagg",
+                "batching_disagg.prefill": {"tensor_parallel": 2, "replicas": 3},
+                "batching_disagg.decode": {"tensor_parallel": 2, "max_batch_size": 64},
+            }
+        ],
+    ).deployments
+    made = recipe(one.config)
+    prefill, decode = made["vllm"]
+    assert (prefill["run"], prefill["gpus"], decode["run"]) == (3, 2, 1)
+    start = "vllm serve meta-llama/Llama-3.1-70B --tensor-parallel-size 2"
+    assert prefill["command"].startswith(start)
+    assert '"kv_role":"kv_producer"' in prefill["command"]
+    assert '"kv_role":"kv_consumer"' in decode["command"]
+    assert "--max-num-seqs 64" in decode["command"]
+    assert "--num-gpu-blocks-override" not in decode["command"]  # nobody set the KV cache's size
+    own = {"block_size": 32, "kv_capacity_tokens": 64_000}
+    config = SimConfig.from_dict({**LLAMA, "mode": "mono", "batching_mono": {"pool": own}})
+    assert "--block-size 32 --num-gpu-blocks-override 2000" in recipe(config)["vllm"][0]["command"]
+    services = made["dynamo"]["spec"]["services"]
+    assert services["VllmPrefillWorker"]["replicas"] == 3
+    assert made["llm_d"]["prefill"]["parallelism"] == {"tensor": 2}
+    mono = recipe(SimConfig.from_dict({**LLAMA, "mode": "mono"}))
+    assert mono["llm_d"]["prefill"] == {"create": False}
+    assert "--kv-transfer-config" not in mono["vllm"][0]["command"]
+    assert recipe(SimConfig()) is None

@@ -1,0 +1,127 @@
+"""The capacity search: brackets, intervals, outcomes, and how often it measures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from simlib.errors import InvalidParameterError
+from simlib.stats.root_finding import FEWEST_REPLICATES, Attainment, find_capacity
+
+
+class Curve:
+    """Shares that miss exponentially in the rate, with a random factor for each replicate."""
+
+    def __init__(self, root=10.0, target=0.95, noise=0.0, slope=0.5, stable_below=math.inf, seed=0):
+        self.root, self.miss, self.slope, self.limit = root, 1.0 - target, slope, stable_below
+        self.factor = np.exp(noise * np.random.default_rng(seed).standard_normal(200))
+        self.factor /= self.factor.mean() if noise else 1.0
+        self.asked: dict[float, int] = {}
+
+    def __call__(self, rate, replicates):
+        assert self.asked.get(rate, 0) < replicates, "asked for what it has"
+        self.asked[rate] = replicates
+        missed = self.miss * math.exp(self.slope * (rate - self.root)) * self.factor[:replicates]
+        return Attainment(1.0 - np.minimum(missed, 1.0), 10_000, rate < self.limit)
+
+
+def search(curve, **settings):
+    return find_capacity(curve, **{"target": 0.95, "start": 3.0, "lowest": 0.01, **settings})
+
+
+@pytest.mark.parametrize("start", [0.1, 3.0, 10.0, 70.0])
+def test_an_exact_curve_gives_its_root_from_wherever_it_starts(start):
+    found = search(Curve(), start=start)
+    assert found.outcome == "found"
+    assert found.interval.estimate == pytest.approx(10.0, rel=1e-6)
+    assert found.interval.half_width == pytest.approx(0.0, abs=1e-6)
+    assert found.replicates == FEWEST_REPLICATES
+
+
+def test_the_interval_holds_the_root_and_is_as_narrow_as_asked():
+    curve = Curve(noise=0.4)
+    found = search(curve, relative=0.02, max_replicates=200)
+    assert found.interval.contains(10.0)
+    assert found.interval.relative_half_width <= 0.02
+    assert found.log_pseudo_values.size == found.replicates
+    assert np.mean(found.log_pseudo_values) == pytest.approx(math.log(found.interval.estimate))
+    assert found.rates == tuple(sorted(curve.asked))
+
+
+def test_replicates_grow_until_the_interval_is_narrow_and_no_further():
+    wide = search(Curve(noise=1.0, slope=0.1), relative=0.01, max_replicates=30)
+    assert wide.replicates == 30
+    assert wide.interval.relative_half_width > 0.01
+    assert search(Curve(noise=0.05), relative=0.05).replicates == FEWEST_REPLICATES
+
+
+def test_few_replicates_are_spent_away_from_the_root():
+    curve = Curve(noise=0.3)
+    found = search(curve)
+    far = [n for rate, n in curve.asked.items() if abs(rate / 10.0 - 1.0) > 0.2]
+    assert max(far) == 3
+    assert sum(curve.asked.values()) < 8 * found.replicates
+
+
+def test_a_queue_that_grows_without_end_bounds_the_capacity_before_the_target_does():
+    found = search(Curve(root=50.0, stable_below=20.0))
+    assert found.outcome == "stability"
+    assert found.interval.low < 20.0 <= found.interval.high
+    assert found.interval.high / found.interval.low <= 1.02
+    assert found.interval.estimate == found.interval.low  # a rate that is stable
+    assert "without end" in found.interval.reason
+
+
+def test_an_unstable_rate_that_misses_the_target_anyway_changes_nothing():
+    with_limit, without = search(Curve(stable_below=11.0)), search(Curve())
+    assert with_limit.outcome == "found"
+    assert with_limit.interval == without.interval
+
+
+def test_a_target_that_is_missed_at_every_rate_has_no_capacity():
+    found = search(Curve(root=0.001), lowest=0.5)
+    assert found.outcome == "never"
+    assert math.isnan(found.interval.estimate)
+    assert min(found.rates) == 0.5
+    assert found.log_pseudo_values.size == 0
+
+
+def test_a_target_that_is_kept_at_every_rate_is_open_above():
+    found = search(Curve(root=100.0), highest=8.0)
+    assert found.outcome == "always"
+    assert (found.interval.low, found.interval.high) == (8.0, math.inf)
+
+
+def test_rates_can_be_kept_to_a_grid():
+    curve = Curve(noise=0.2)
+    found = search(curve, snap=lambda rate: float(f"{rate:.2g}"))
+    assert all(rate == float(f"{rate:.2g}") for rate in curve.asked)
+    assert found.interval.estimate == pytest.approx(10.0, rel=0.1)
+
+
+def test_the_same_random_numbers_give_pseudo_values_that_move_together():
+    one, other = search(Curve(noise=0.5)), search(Curve(noise=0.5, root=12.0))
+    n = min(one.replicates, other.replicates)
+    together = np.corrcoef(one.log_pseudo_values[:n], other.log_pseudo_values[:n])[0, 1]
+    assert together > 0.95
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"target": 1.5}, "target"),
+        ({"target": 0.0}, "target"),
+        ({"level": 1.0}, "level"),
+        ({"lowest": 0.0}, "lowest"),
+        ({"lowest": 5.0, "highest": 4.0}, "lowest"),
+        ({"start": -1.0}, "start"),
+        ({"relative": 0.0}, "relative"),
+        ({"max_replicates": 2}, "max_replicates"),
+    ],
+)
+def test_bad_settings_are_named(settings, name):
+    with pytest.raises(InvalidParameterError) as caught:
+        search(Curve(), **settings)
+    assert caught.value.name == name

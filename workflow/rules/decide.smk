@@ -1,0 +1,25 @@
+# One job for each deployment of a decision: it chooses its rates and replicates itself, keeps every
+# simulation as an ordinary point, and goes on from those that there are. A request is named by the
+# hash of all that can change the outcome, so its time does not matter (ancient).
+
+
+rule capacity:
+    input:
+        request=ancient("results/capacity/{request}.request.json"),
+        tables=lambda wildcards: ancient(plan.tables_of_job(wildcards.request)),
+    output:
+        "results/capacity/{request}.json",
+    log:
+        "results/logs/capacity/{request}.log",
+    benchmark:
+        "results/benchmarks/capacity/{request}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 1000 * 2 ** (attempt - 1),
+        runtime=lambda wildcards, attempt: 60 * 2 ** (attempt - 1),
+    message:
+        "finding a capacity: {wildcards.request}"
+    shell:
+        "python -m simlib.cli.run study capacity {input.request:q}"
+        " --results results --output {output:q} > {log:q} 2>&1"
