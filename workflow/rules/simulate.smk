@@ -56,7 +56,7 @@ for batch in plan.batches:
             )
             * 2 ** (attempt - 1),
         params:
-            results=results,
+            results=lambda wildcards: results,
             name=batch.name,
         message:
             f"{len(batch.simulations)} simulations in one job"
@@ -80,7 +80,7 @@ rule replicate_until_precise:
         mem_mb=1000,
         runtime=60,
     params:
-        results=results,
+        results=lambda wildcards: results,
     message:
         "adding replicates until precise: {wildcards.request}"
     shell:

@@ -25,7 +25,7 @@ rule tables:
         mem_mb=2000,
         runtime=30,
     params:
-        results=results,
+        results=lambda wildcards: results,
         study=f"{results}/studies/{{study}}",
     message:
         "tables of study {wildcards.study}"
