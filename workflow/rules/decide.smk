@@ -14,12 +14,14 @@ rule capacity:
     benchmark:
         "results/benchmarks/capacity/{request}.tsv"
     conda:
-        "../../environment.yml"
+        "../envs/simlib.yaml"
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * 2 ** (attempt - 1),
         runtime=lambda wildcards, attempt: 60 * 2 ** (attempt - 1),
+    params:
+        results=lambda wildcards: results,
     message:
         "finding a capacity: {wildcards.request}"
     shell:
         "python -m simlib.cli.run study capacity {input.request:q}"
-        " --results results --output {output:q} > {log:q} 2>&1"
+        " --results {params.results:q} --output {output:q} > {log:q} 2>&1"

@@ -19,7 +19,7 @@ rule figures:
         mem_mb=2000,
         runtime=30,
     params:
-        study=f"{results}/studies/{{study}}",
+        study=lambda wildcards: f"{results}/studies/{wildcards.study}",
     message:
         "figures of study {wildcards.study}"
     shell:

@@ -21,7 +21,7 @@ rule simulate:
         runtime=lambda wildcards, attempt: plan.minutes(wildcards.point_id)
         * 2 ** (attempt - 1),
     params:
-        point=f"{results}/points/{{point_id}}/point.json",
+        point=lambda wildcards: f"{results}/points/{wildcards.point_id}/point.json",
     message:
         "simulating point {wildcards.point_id}, replicate {wildcards.replicate}"
     shell:

@@ -26,7 +26,7 @@ rule tables:
         runtime=30,
     params:
         results=lambda wildcards: results,
-        study=f"{results}/studies/{{study}}",
+        study=lambda wildcards: f"{results}/studies/{wildcards.study}",
     message:
         "tables of study {wildcards.study}"
     shell:

@@ -88,7 +88,7 @@ class Plan:
     def results_of(self, study: str) -> list[str]:
         """Return the simulation results that a study's tables need."""
         jobs = self.studies[study].jobs()
-        found = {str(job_paths(self.results, job)[1]): None for job in jobs}
+        found = {str(job_paths(self.named, job)[1]): None for job in jobs}
         for row in self.studies[study].rows:
             if row.precision is not None:
                 found[str(self.named / "precision" / f"{row.precision_id()}.json")] = None
@@ -147,7 +147,7 @@ class Plan:
             for one in study.deployments_of_job(job)
             for name in table_requests(one)
         }
-        return sorted(str(self.results / "latency" / name) for name in names)
+        return sorted(str(self.named / "latency" / name) for name in names)
 
     @cached_property
     def _configs(self) -> dict[str, SimConfig]:
