@@ -65,6 +65,9 @@ def parse_yaml(text: str, name: str, where: str) -> Any:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such date
         detail = " ".join(str(error).split())
+        if "nesting depth" in detail:  # newer parsers look far ahead, and have a limit of their own
+            allowed = f"nested at most {MAX_DEPTH} deep"
+            raise InvalidParameterError(name, "more levels", allowed, where) from None
         raise InvalidParameterError(name, where, f"valid YAML ({detail[:300]})") from None
     check_plain(data, name, where)
     return data
