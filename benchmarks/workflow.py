@@ -5,7 +5,7 @@ python benchmarks/workflow.py [--points 1000] [--cores 2] [--against CHECKOUT]
 Prints a Markdown table of wall and CPU seconds (all processes): of the shipped studies from
 nothing, and of a study of mode and rate from nothing, up to date, and after one rate was edited.
 With --against, the same in another checkout of this repository, whose environment is its .venv,
-right after each other, and the ratio of the CPU seconds.
+right after each other (the shipped studies are then the other's), and the ratio of the CPU seconds.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ def write(folder: Path, rates: list[float]) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
 
 
-def shipped(checkout: Path, cores: int) -> dict[str, Cost]:
-    """Run the studies of the repository's config.yaml as it stands here."""
+def shipped(checkout: Path, cores: int, config: Path) -> dict[str, Cost]:
+    """Run the studies that come with a repository."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "config.yaml").write_bytes((checkout / "config.yaml").read_bytes())
+        (folder / "config.yaml").write_bytes(config.read_bytes())
         return {"shipped studies, from nothing": snakemake(checkout, folder, cores)}
 
 
@@ -102,7 +102,8 @@ def main() -> None:
         headings += ["wall there, s", "CPU there, s", "CPU ratio"]
     print("| " + " | ".join(headings) + " |")
     print("|" + "---|" * len(headings))
-    cases = [(shipped, ()), *((sweep, (points,)) for points in arguments.points)]
+    config = (arguments.against or REPO) / "config.yaml"
+    cases = [(shipped, (config,)), *((sweep, (points,)) for points in arguments.points)]
     for case, given in cases:
         here = case(REPO, arguments.cores, *given)
         there = {}
