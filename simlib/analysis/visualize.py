@@ -26,6 +26,7 @@ Run = tuple[Mapping[str, Any], "Floats"]
 """Statistics and TTFT samples, as `run_sim_with_details` returns them."""
 
 SUFFIXES = (".png", ".svg", ".pdf")
+DEFAULT_OUTPUT = "ttft_comparison.png"
 # Okabe and Ito's palette, told apart with any colour vision (https://jfly.uni-koeln.de/color/)
 COLOURS = {"mono": "#0072B2", "disagg": "#D55E00"}
 _MORE_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -113,7 +114,8 @@ def plot_ttft_comparison(
         As `run_sim_with_details` returns them; by default both deployments as configured by
         ``SimConfig()``. The labels mono and disagg have their own colours.
     output : path, optional
-        Where to write the figure, whole or not at all: .png, .svg or .pdf.
+        Where to write the figure, whole or not at all: .png, .svg or .pdf. Without any argument
+        it is ``ttft_comparison.png`` in the working directory, and the path is printed.
     title : str
         Heading of the figure.
 
@@ -129,9 +131,10 @@ def plot_ttft_comparison(
     """
     from matplotlib.figure import Figure
 
+    unasked = runs is None and output is None
     if runs is None:
         runs = {mode: run_sim_with_details(mode) for mode in COLOURS}  # type: ignore[arg-type]
-    path = None if output is None else Path(output)
+    path = Path(DEFAULT_OUTPUT) if unasked else None if output is None else Path(output)
     definition = _check(runs, path)
     colours = _colours(list(runs))
     figure = Figure(figsize=(10.0, 4.6), layout="constrained", facecolor="white")
@@ -154,6 +157,8 @@ def plot_ttft_comparison(
         figure.suptitle(title, fontsize=12, color=_INK, parse_math=False)
     if path is not None:
         save(figure, path)
+    if unasked:
+        print(path)
     return figure
 
 
@@ -303,7 +308,7 @@ def _label(label: str, statistics: Mapping[str, Any]) -> str:
 @click.option(
     "--output",
     type=click.Path(),
-    default="ttft_comparison.png",
+    default=DEFAULT_OUTPUT,
     show_default=True,
     help="Figure to write: .png, .svg or .pdf.",
 )

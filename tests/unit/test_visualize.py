@@ -97,8 +97,13 @@ def test_files_are_written_whole_and_reproducibly(
     assert sorted(tmp_path.iterdir()) == paths
 
 
-def test_defaults_draw_both_deployments() -> None:
+def test_defaults_draw_both_deployments_to_a_file_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     [legend] = plot_ttft_comparison().legends
+    assert capsys.readouterr().out == "ttft_comparison.png\n"
+    assert (tmp_path / "ttft_comparison.png").read_bytes().startswith(b"\x89PNG")
     assert [text.get_text() for text in legend.get_texts()] == [
         "monolithic (4 GPUs)",
         "disaggregated (2+2 GPUs)",
