@@ -27,6 +27,7 @@ def times(workspace: Workspace) -> dict[Path, int]:
 def test_replicates_are_added_until_precise_and_reused_when_tightened(
     workspace: Workspace,
 ) -> None:
+    workspace.config["defaults"]["sim_seconds"] = 240  # long enough for 40 replicates to suffice
     workspace.study["sweep"]["grid"]["arrival.rate_per_s"] = [2]
     workspace.study["precision"] = {
         "metric": "mean_ttft_s",

@@ -23,7 +23,7 @@ _COLUMNS = {
     "unfair", "pairs", "pairing_gain", "faster_above", "faster_below", "request_class",
     "ttft_slo_s", "priority", "start_s", "end_s", "running", "waiting", "decode_batch",
     "kv_occupancy", "utilization", "crossover", "requests", "share", "ttft_s",
-    "p_value", "p_adjusted",
+    "p_value", "p_adjusted", "p_equal", "family", "other_definitions",
     *COLUMN_NAMES,
 }  # fmt: skip
 _LIKE_A_COLUMN = re.compile(
