@@ -35,7 +35,7 @@ begin() { on_slurm "$@" & run=$!; } # in the background
 
 simulation() { # the process that simulates in this folder, if there is one
     local process
-    for process in $(pgrep -f 'python -m simlib\.study\.(point|batch)'); do
+    for process in $(pgrep -f 'python -m simlib\.study\.jobs\.run_(point|batch)'); do
         if [ "$(readlink "/proc/$process/cwd")" = "$PWD" ] && [ "$(cat "/proc/$process/comm")" != bash ]; then
             echo "$process"
             return

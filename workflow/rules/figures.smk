@@ -16,7 +16,7 @@ rule figures:
     conda:
         "../envs/simlib.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 2000 * 2 ** (attempt - 1),
         runtime=30,
     params:
         study=lambda wildcards: f"{results}/studies/{wildcards.study}",

@@ -22,7 +22,7 @@ rule tables:
     conda:
         "../envs/simlib.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 2000 * 2 ** (attempt - 1),
         runtime=30,
     params:
         results=lambda wildcards: results,
