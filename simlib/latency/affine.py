@@ -60,11 +60,6 @@ def _fits() -> dict[tuple[str, str, int, str], AffineCoefficients]:
         }
 
 
-def affine_fits() -> list[tuple[str, str, int, str]]:
-    """Return what the catalog has fitted coefficients for: (model, GPU, TP, precision)."""
-    return list(_fits())
-
-
 def affine_coefficients(
     model: str, gpu: str, tensor_parallel: int, precision: str = "bf16"
 ) -> AffineCoefficients:
