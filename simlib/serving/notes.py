@@ -8,7 +8,7 @@ grow with the context, each by the same time, so they are one row per linear pie
 
 from __future__ import annotations
 
-from math import isnan
+from math import inf, isnan
 
 from simlib.compiling import compiled, inlined
 from simlib.serving.kv_cache import growing_blocks
@@ -122,6 +122,7 @@ def moved(s: State, at: int, time_s: float, taken: int, begun_steps: int) -> Non
     row = s.moves[run.moves]
     after = held_blocks(s, at, begun_steps)
     row.pool = 1 if s.pools[s.replicas[at].pool].receives else 0
+    row.running = s.replicas[at].end_s != inf
     row.replica = at - s.pools[s.replicas[at].pool].first
     row.time_s = time_s
     row.before = after - taken

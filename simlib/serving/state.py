@@ -157,7 +157,14 @@ JUMP = np.dtype(
     ]
 )
 MOVE = np.dtype(
-    [("pool", "u1"), ("replica", "u4"), ("time_s", "f8"), ("before", "u4"), ("after", "u4")]
+    [
+        ("pool", "u1"),
+        ("running", "u1"),
+        ("replica", "u4"),
+        ("time_s", "f8"),
+        ("before", "u4"),
+        ("after", "u4"),
+    ]
 )
 GAP = np.dtype(
     [("time_s", "f8"), ("gap_s", "f8"), ("growth_s", "f8"), ("count", "u4"), ("sequences", "u4")]

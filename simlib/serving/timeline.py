@@ -66,6 +66,8 @@ class Moves(Table):
     """
 
     pool: Ints
+    running: Ints
+    """1 within a jump, so before the end of one that ends at that very time, else 0."""
     replica: Ints
     time_s: Floats
     before: Ints

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simlib.core.batching import LinkConfig
 from simlib.latency.linear import LinearLatency
 from simlib.serving import twin as stepwise
-from simlib.serving.deployment import Classes, Pool, monolithic
+from simlib.serving.deployment import Classes, Pool, disaggregated, monolithic
 from simlib.serving.engine import simulate
 from simlib.serving.timeline import Timeline
 from simlib.study.measurement.occupation import Level
+from simlib.workload.requests import Requests
 from tests.property.test_serving_twin import (
     classes_of,
     deployments,
@@ -83,6 +85,24 @@ def test_blocks_held_over_time_are_those_of_the_twin(data):
             highest = level.highest(0.0, times[-1])
             assert lasting.max(initial=0) <= highest <= pool.capacity_blocks
             column += 1
+
+
+def test_blocks_reserved_at_the_time_a_jump_ends_are_not_held_during_it():
+    requests = Requests(np.zeros(2), np.array([1, 19]), np.array([21, 1]))
+    pool = Pool.of(
+        LinearLatency(1.0),
+        kv_capacity_tokens=40,
+        block_size=1,
+        max_batch_tokens=1,
+        max_batch_size=1,
+    )
+    deployment = disaggregated(pool, pool, LinkConfig(bandwidth_bytes_per_s=16.0))
+    timeline = Timeline()
+    simulate(requests, deployment, timeline=timeline)
+    level = Level.of_replica(timeline.run([40, 40]), 1, 0)
+    # the second prompt's cache comes after 20 s, with the end of the first one's 19th step
+    assert level.highest(0.0, 19.9) <= 20
+    assert level.highest(0.0, 20.1) == 40
 
 
 @settings(max_examples=100, deadline=None)

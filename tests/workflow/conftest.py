@@ -94,6 +94,18 @@ class Workspace:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
+    def kill(self, process: subprocess.Popen[str], how: int) -> None:
+        """Signal the workflow and wait for its end; one that hangs is ended as schedulers do it.
+
+        Snakemake's handler of SIGTERM takes a lock that the code it interrupts may hold.
+        """
+        process.send_signal(how)
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate(timeout=30)
+
     def wait_for(self, pattern: str, count: int) -> None:
         """Wait until so many files match."""
         deadline = time.monotonic() + 60

@@ -77,7 +77,7 @@ def test_a_batch_killed_with_its_run_keeps_what_it_finished(
     os.killpg(process.pid, kill)
     time.sleep(0.2)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=30)
     assert not workspace.simulated()
     staged = {path.stat().st_ino for path in workspace.folder.glob(STAGED)}
     assert len(staged) == 3

@@ -44,8 +44,7 @@ def copy_of(finished: Workspace, tmp_path: Path) -> Workspace:
 def test_a_killed_snakemake(workspace: Workspace, finished: Workspace, kill: int) -> None:
     process = workspace.start(TABLES)
     workspace.wait_for(RESULTS, 2)
-    process.send_signal(kill)
-    process.communicate()
+    workspace.kill(process, kill)
     time.sleep(1.0)  # jobs that run are not killed with it: let them end
     kept = workspace.stamps()
     assert 2 <= len(kept) < 8
@@ -190,7 +189,7 @@ def test_a_second_run_and_an_edit_do_not_disturb_a_run(
     assert "is running the studies of this folder; wait until it ends" in second.stderr
     assert f"process {first.pid}" in second.stderr
     assert "Traceback" not in second.stderr
-    output, _ = first.communicate()
+    output, _ = first.communicate(timeout=120)
     assert first.returncode == 0, output
     assert "ran 8 simulate" in output
     assert workspace.results() == finished.results()

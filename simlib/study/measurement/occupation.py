@@ -155,7 +155,13 @@ class Level:
         moves = moves.select((moves.pool == pool) & (moves.replica == replica))
         # what is left after a jump is held until its next start; so is what a move leaves
         time_s = np.concatenate((jumps.end_s, moves.time_s, jumps.start_s))
-        rank = np.repeat((0, 1, 2), (len(jumps.end_s), len(moves.time_s), len(jumps.start_s)))
+        rank = np.concatenate(
+            (
+                np.full(len(jumps.end_s), 1),
+                np.where(moves.running, 0, 2),
+                np.full(len(jumps.start_s), 3),
+            )
+        )
         order = np.lexsort((rank, time_s))
         after = np.concatenate((jumps.left_blocks, moves.after, jumps.first_blocks))[order]
         unknown = np.full(len(jumps.start_s), -1.0)
