@@ -329,7 +329,7 @@ def main(output: str, title: str | None, replicate: int, config: str | None, **g
 
 
 def _load(config: SimConfig) -> str:
-    if config.arrival.kind == "trace":
+    if config.arrival.process.replayed:
         return f"TTFT, {Path(str(config.arrival.path)).name} at speed {config.arrival.speed:g}"
     return f"TTFT at {config.arrival.rate_per_s:g} requests/s"
 

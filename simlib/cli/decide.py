@@ -194,7 +194,7 @@ def _with_length(settings: dict[str, Any], decision: Any, given: dict[str, Any])
     seconds = given["sim_seconds"]
     if seconds is None and (given["config"] is None and "sim_seconds" not in settings):
         seconds = _FEWEST_SECONDS
-        if SimConfig.from_dict(settings).arrival.kind == "poisson":
+        if SimConfig.from_dict(settings).arrival.process.at_rate:
             found = deployments_of(settings, decision.deployments).deployments
             best = max(first_guess(one.config, decision.slo) for one in found)
             seconds = max(seconds, float(f"{_WANTED_REQUESTS / best:.2g}"))

@@ -178,7 +178,7 @@ def _distributions(records: RequestRecords, config: SimConfig) -> dict[str, Any]
     """Return what the lengths were drawn from, and what was drawn in the whole run."""
     described = {}
     for name in ("prompt_tokens", "output_tokens"):
-        replayed = config.arrival.kind == "trace"
+        replayed = config.arrival.process.replayed
         source = {"mode": "trace"} if replayed else describe(getattr(config, name))
         described[name] = {**source, "sampled": sampled(getattr(records, name))}
     return described

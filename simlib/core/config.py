@@ -23,6 +23,7 @@ from simlib.core.validation import (
     Seed,
 )
 from simlib.errors import InvalidParameterError
+from simlib.workload.arrivals import ARRIVALS, ArrivalKind, ArrivalName
 from simlib.workload.lengths import MAX_TOKENS
 
 DEFAULT_RANDOM_SEED = 42
@@ -41,14 +42,16 @@ TOKEN_MODES = ("log", "real_mean_std", "p50_p90", "fixed", "exponential", "empir
 
 
 class ArrivalConfig(ConfigModel):
-    """When requests arrive: a Poisson process, a trace replayed, or a closed loop."""
+    """When requests arrive: drawn at a rate, a trace replayed, or a closed loop."""
 
-    kind: Literal["poisson", "trace", "closed_loop"] = "poisson"
-    """``poisson`` draws arrivals; ``trace`` replays the times and lengths of a file;
-    ``closed_loop`` keeps a number of requests in flight, as serving benchmarks do (with
+    kind: ArrivalName = "poisson"
+    """``poisson`` and ``gamma`` (burstier) draw arrivals; ``trace`` replays the times and lengths
+    of a file; ``closed_loop`` keeps a number of requests in flight, as serving benchmarks do (with
     ``serving: batching`` only)."""
     rate_per_s: PositiveFloat = 2.0
-    """Mean arrival rate of ``poisson``, requests per second."""
+    """Mean arrival rate of ``poisson`` and ``gamma``, requests per second."""
+    cv: PositiveFloat = Field(default=2.0, ge=0.01, le=100.0)
+    """``gamma``: coefficient of variation of the gaps between requests; 1 is Poisson's."""
     path: str | None = None
     """Trace file (Azure CSV or Mooncake JSONL), relative to the working directory."""
     speed: PositiveFloat = 1.0
@@ -63,9 +66,14 @@ class ArrivalConfig(ConfigModel):
     requests: PositiveInt = Field(default=10_000, le=MAX_REQUESTS)
     """``closed_loop``: requests at hand; they must last until sim_seconds."""
 
+    @property
+    def process(self) -> ArrivalKind:
+        """What the kind is."""
+        return ARRIVALS[self.kind]
+
     @model_validator(mode="after")
     def _trace_needs_path(self) -> Self:
-        if self.kind == "trace" and not self.path:
+        if self.process.replayed and not self.path:
             raise InvalidParameterError("path", self.path, "the path of a trace (kind: trace)")
         return self
 
@@ -260,16 +268,16 @@ class SimConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _closed_loops_batch(self) -> Self:
-        if self.arrival.kind == "closed_loop" and self.serving != "batching":
+        if self.arrival.process.closed and self.serving != "batching":
             raise InvalidParameterError(
-                "serving", self.serving, "batching (arrival.kind: closed_loop)"
+                "serving", self.serving, f"batching (arrival.kind: {self.arrival.kind})"
             )
         return self
 
     @model_validator(mode="after")
     def _requests_fit_in_memory(self) -> Self:
         rate = self.arrival.rate_per_s
-        if self.arrival.kind == "poisson" and rate * self.sim_seconds > MAX_REQUESTS:
+        if self.arrival.process.at_rate and rate * self.sim_seconds > MAX_REQUESTS:
             raise InvalidParameterError(
                 "arrival.rate_per_s",
                 rate,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -222,7 +222,12 @@ def statistic_named(name: str) -> Statistic:
     InvalidParameterError
         If no metric shows it.
     """
-    known = {one.name: one for metric in METRICS.values() for one in metric.statistics}
+    known = _by_name(tuple(METRICS.values()))
     if name not in known:
         raise InvalidParameterError("statistic", name, "one of " + ", ".join(known))
     return known[name]
+
+
+@lru_cache(maxsize=1)
+def _by_name(metrics: tuple[Metric, ...]) -> dict[str, Statistic]:
+    return {one.name: one for metric in metrics for one in metric.statistics}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from simlib.errors import InvalidParameterError
+from simlib.workload.arrivals import ARRIVALS
 
 _LENGTHS = {
     "log": ("sigma", "min_value"),
@@ -19,11 +20,7 @@ _KEPT: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
     "arrival": (
         "kind",
         "poisson",
-        {
-            "poisson": ("rate_per_s",),
-            "trace": ("path", "speed", "start_s", "length_s"),
-            "closed_loop": ("concurrency", "requests"),
-        },
+        {name: kind.keys for name, kind in ARRIVALS.items()},
     ),
     "prompt_tokens": ("mode", "log", _LENGTHS),
     "output_tokens": ("mode", "log", _LENGTHS),

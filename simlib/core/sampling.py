@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from simlib.core.config import SimConfig, TokenDistribution
 from simlib.errors import InvalidParameterError
 from simlib.workload import lengths
-from simlib.workload.arrivals import poisson_arrivals
 from simlib.workload.requests import Requests
 from simlib.workload.streams import Stream, generator
 from simlib.workload.traces import load_trace, replay, trace_sha256
@@ -25,17 +24,12 @@ def sample_requests(config: SimConfig, replicate: int = 0) -> Requests:
     They depend on the seed, the replicate, the arrivals and the lengths, and on nothing of the
     deployment. A replayed trace does not depend on seed and replicate either.
     """
-    if config.arrival.kind == "trace":
+    times = config.arrival.process.times
+    if times is None:
         return _replayed(config)
     seed = config.random_seed
-    if config.arrival.kind == "closed_loop":
-        arrival_s = np.zeros(config.arrival.requests)  # the engine finds when each is sent
-    else:
-        arrival_s = poisson_arrivals(
-            config.arrival.rate_per_s,
-            config.sim_seconds,
-            generator(seed, replicate, Stream.ARRIVALS),
-        )
+    rng = generator(seed, replicate, Stream.ARRIVALS)
+    arrival_s = times(config.arrival, config.sim_seconds, rng)
     n = len(arrival_s)
     return Requests(
         arrival_s=arrival_s,
@@ -84,7 +78,7 @@ def sample_classes(
 def check_trace_covers(config: SimConfig) -> None:
     """Refuse a replay whose window of the trace is shorter than the simulation."""
     arrival = config.arrival
-    if arrival.kind != "trace":
+    if not arrival.process.replayed:
         return
     covered_s = float(load_trace(Path(str(arrival.path))).arrival_s[-1]) - arrival.start_s
     if arrival.length_s is not None:
@@ -101,7 +95,7 @@ def check_trace_covers(config: SimConfig) -> None:
 
 def check_lengths(config: SimConfig) -> None:
     """Refuse a file of lengths that cannot be read, or holds what is no length."""
-    if config.arrival.kind == "trace":
+    if config.arrival.process.replayed:
         return  # it has its own
     for tokens in (config.prompt_tokens, config.output_tokens):
         if tokens.mode == "empirical":

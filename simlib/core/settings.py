@@ -60,7 +60,7 @@ def resolve_config(
         resolved = SimConfig.from_dict(settings)
     except InvalidParameterError as error:
         raise (error.at(where) if where and _fails_alone(config, error) else error) from None
-    if resolved.arrival.kind == "trace" and "arrival.rate_per_s" in overrides:
+    if resolved.arrival.process.replayed and "arrival.rate_per_s" in overrides:
         raise InvalidParameterError(
             "arrival.rate_per_s",
             overrides["arrival.rate_per_s"],

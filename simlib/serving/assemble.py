@@ -50,7 +50,7 @@ def serve(
     if timeline is not None:
         draws["timeline"] = timeline
     records: RequestRecords
-    if config.arrival.kind == "closed_loop":
+    if config.arrival.process.closed:
         records = engine.simulate_closed_loop(
             requests.prompt_tokens,
             requests.output_tokens,

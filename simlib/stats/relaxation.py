@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import integrate, special
+from scipy import special
 
 from simlib.errors import InvalidParameterError
 
@@ -86,8 +86,7 @@ def initial_bias(warmup_relaxations: float, window_relaxations: float) -> float:
         return 0.0 if math.isinf(length) else math.nan
     if length < _AN_INSTANT:
         return _missing_share(start)
-    area, _ = integrate.quad(_missing_share, start, min(start + length, start + 200.0))
-    return float(area / length)
+    return (_missed(start + length) - _missed(start)) / length
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +209,17 @@ def _over(requests: float, relaxation: float) -> float:
 
 
 def _missing_share(t: float) -> float:
+    """Return :math:`1 - H_1(t)`."""
     root = math.sqrt(t)
-    density = math.exp(-t / 2.0) / math.sqrt(2.0 * math.pi)
-    return float(2.0 * (1.0 + t) * special.ndtr(-root) - 2.0 * root * density)
+    return float(2.0 * (1.0 + t) * special.ndtr(-root) - 2.0 * root * _density(t))
+
+
+def _missed(t: float) -> float:
+    """Return an integral of `_missing_share`; it goes to 0 with t."""
+    root = math.sqrt(t)
+    below = (t * (t + 2.0) - 1.0) * special.ndtr(-root)
+    return float(below - (1.0 + t) * root * _density(t))
+
+
+def _density(t: float) -> float:
+    return math.exp(-t / 2.0) / math.sqrt(2.0 * math.pi)

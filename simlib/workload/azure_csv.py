@@ -40,6 +40,11 @@ _NS = 1_000_000_000
 _NS_PER_DAY = 86_400 * _NS
 
 
+def recognises(data: bytes, _suffix: str) -> bool:
+    """Return whether a file is of this format, by its first column's name."""
+    return data.startswith(COLUMNS[0].encode())
+
+
 def parse(data: bytes, file: str) -> Requests:
     """Return the requests in the bytes of a CSV file, the first of them at 0 s.
 

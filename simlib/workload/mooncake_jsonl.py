@@ -22,6 +22,11 @@ KEYS = ("timestamp", "input_length", "output_length")
 _MAX_SPAN_MS = MAX_SPAN_DAYS * 86_400_000
 
 
+def recognises(data: bytes, suffix: str) -> bool:
+    """Return whether a file is JSON lines, by its first character or its name."""
+    return data[:1] == b"{" or suffix in (".jsonl", ".json")
+
+
 def parse(data: bytes, file: str) -> Requests:
     """Return the requests in the bytes of a JSON-lines file, the first of them at 0 s.
 

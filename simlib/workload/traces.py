@@ -7,6 +7,7 @@ import math
 import os
 import stat
 import time
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,23 @@ import numpy as np
 from simlib.errors import InvalidParameterError
 from simlib.workload import azure_csv, mooncake_jsonl
 from simlib.workload.requests import Requests
+
+
+class TraceFormat(NamedTuple):
+    """A format of trace files."""
+
+    recognises: Callable[[bytes, str], bool]
+    """Whether a file is of it, from its bytes and the ending of its name, in lower case."""
+    parse: Callable[[bytes, str], Requests]
+    """Read a file's bytes; errors name the path as given."""
+
+
+FORMATS: dict[str, TraceFormat] = {
+    "mooncake_jsonl": TraceFormat(mooncake_jsonl.recognises, mooncake_jsonl.parse),
+    "azure_csv": TraceFormat(azure_csv.recognises, azure_csv.parse),
+}
+"""Formats by name. A file is of the first that recognises it; of Azure's, whose errors say what a
+table must have, if none does."""
 
 DEFAULT_START = datetime(2024, 1, 1)
 """Date and time that `write_trace` gives to arrival_s = 0."""
@@ -187,9 +205,9 @@ def _load(version: _FileVersion) -> Requests:
         raise InvalidParameterError(
             "trace", "an empty file", "at least one request", f"{version.shown}, line 1, column 1"
         )
-    is_json = data[:1] == b"{" or Path(version.path).suffix.lower() in (".jsonl", ".json")
-    parse = mooncake_jsonl.parse if is_json else azure_csv.parse
-    requests = parse(data, version.shown)
+    suffix = Path(version.path).suffix.lower()
+    of = (form for form in FORMATS.values() if form.recognises(data, suffix))
+    requests = next(of, FORMATS["azure_csv"]).parse(data, version.shown)
     for column in (requests.arrival_s, requests.prompt_tokens, requests.output_tokens):
         column.flags.writeable = False  # callers share it
     return requests

@@ -77,7 +77,12 @@ MALFORMED = [
     ({"arrival": None}, "arrival", None, MAPPING),
     ({"arrival": 2.0}, "arrival", 2.0, MAPPING),
     ({"arrival": [2.0]}, "arrival", [2.0], MAPPING),
-    ({"arrival": {"kind": "uniform"}}, "arrival.kind", "uniform", "one of poisson, trace"),
+    (
+        {"arrival": {"kind": "uniform"}},
+        "arrival.kind",
+        "uniform",
+        "one of poisson, gamma, trace, closed_loop",
+    ),
     ({"arrival": {"kind": "trace"}}, "arrival.path", None, "the path of a trace"),
     ({"arrival": {"kind": "trace", "path": ""}}, "arrival.path", "", "the path of a trace"),
     ({"arrival": {"path": 5}}, "arrival.path", 5, "a text"),

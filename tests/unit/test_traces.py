@@ -13,7 +13,14 @@ import pytest
 from simlib.errors import InvalidParameterError
 from simlib.workload import azure_csv
 from simlib.workload.requests import Requests
-from simlib.workload.traces import load_trace, replay, trace_sha256, write_trace
+from simlib.workload.traces import (
+    FORMATS,
+    TraceFormat,
+    load_trace,
+    replay,
+    trace_sha256,
+    write_trace,
+)
 
 REPO = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SIMLIB_SHARED_DATA", REPO.parent / "shared" / "data"))
@@ -503,3 +510,17 @@ def test_azure_and_mooncake_spellings_of_the_same_requests_are_equal(tmp_path):
     from_json = load_trace(saved(tmp_path, "\n".join(lines), "trace.jsonl"))
     np.testing.assert_array_equal(from_csv.arrival_s, from_json.arrival_s)
     np.testing.assert_array_equal(from_csv.prompt_tokens, from_json.prompt_tokens)
+
+
+def test_another_format_is_a_function_and_an_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse(data: bytes, _file: str) -> Requests:
+        rows = np.array([line.split(";") for line in data.decode().split()[1:]], dtype=float)
+        return Requests(rows[:, 0], rows[:, 1].astype(int), rows[:, 2].astype(int))
+
+    form = TraceFormat(lambda data, _suffix: data.startswith(b"semicolons"), parse)
+    monkeypatch.setitem(FORMATS, "semicolons", form)
+    file = tmp_path / "trace.csv"
+    file.write_text("semicolons\n0.0;3;5\n1.5;2;7\n")
+    assert load_trace(file).output_tokens.tolist() == [5, 7]

@@ -19,7 +19,7 @@ rule capacity:
         mem_mb=lambda wildcards, attempt: 1000 * 2 ** (attempt - 1),
         runtime=lambda wildcards, attempt: 60 * 2 ** (attempt - 1),
     params:
-        results=lambda wildcards: results,
+        results=lambda wildcards, output: results,
     message:
         "finding a capacity: {wildcards.request}"
     shell:

@@ -19,7 +19,7 @@ rule figures:
         mem_mb=lambda wildcards, attempt: 2000 * 2 ** (attempt - 1),
         runtime=30,
     params:
-        study=lambda wildcards: f"{results}/studies/{wildcards.study}",
+        study=lambda wildcards, output: f"{results}/studies/{wildcards.study}",
     message:
         "figures of study {wildcards.study}"
     shell:

@@ -21,7 +21,7 @@ rule simulate:
         runtime=lambda wildcards, attempt: plan.minutes(wildcards.point_id)
         * 2 ** (attempt - 1),
     params:
-        point=lambda wildcards: f"{results}/points/{wildcards.point_id}/point.json",
+        point=lambda wildcards, output: f"{results}/points/{wildcards.point_id}/point.json",
     message:
         "simulating point {wildcards.point_id}, replicate {wildcards.replicate}"
     shell:
@@ -56,8 +56,8 @@ for batch in plan.batches:
             )
             * 2 ** (attempt - 1),
         params:
-            results=lambda wildcards: results,
-            name=batch.name,
+            results=lambda wildcards, output: results,
+            name=lambda wildcards, output, name=batch.name: name,
         message:
             f"{len(batch.simulations)} simulations in one job"
         shell:
@@ -80,7 +80,7 @@ rule replicate_until_precise:
         mem_mb=1000,
         runtime=60,
     params:
-        results=lambda wildcards: results,
+        results=lambda wildcards, output: results,
     message:
         "adding replicates until precise: {wildcards.request}"
     shell:

@@ -25,8 +25,8 @@ rule tables:
         mem_mb=lambda wildcards, attempt: 2000 * 2 ** (attempt - 1),
         runtime=30,
     params:
-        results=lambda wildcards: results,
-        study=lambda wildcards: f"{results}/studies/{wildcards.study}",
+        results=lambda wildcards, output: results,
+        study=lambda wildcards, output: f"{results}/studies/{wildcards.study}",
     message:
         "tables of study {wildcards.study}"
     shell:

@@ -16,7 +16,7 @@ _SHARE = 0.7
 def mean_lengths(config: SimConfig) -> tuple[float, float]:
     """Return the mean prompt and output length of the requests, tokens."""
     sampled = config
-    if config.arrival.kind == "poisson":
+    if config.arrival.process.at_rate:
         few = {**config.arrival.to_dict(), "rate_per_s": _SAMPLE / config.sim_seconds}
         sampled = SimConfig.from_dict({**config.to_dict(), "arrival": few})
     requests = sample_requests(sampled)

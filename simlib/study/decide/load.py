@@ -25,6 +25,7 @@ from simlib.study.jobs.simulate import simulate
 from simlib.study.jobs.store import read_records, result_path, write_records
 from simlib.study.measurement.measure import Measurement, Replicates
 from simlib.study.plan.grid import point_id, run_settings
+from simlib.study.plan.searches import check_has_rate
 from simlib.workload.traces import load_trace
 
 TRACE_PARTS = 10
@@ -80,15 +81,12 @@ class Load:
 
     def __post_init__(self) -> None:
         """Refuse arrivals that have no rate."""
-        if self.config.arrival.kind == "closed_loop":
-            raise InvalidParameterError(
-                "arrival.kind", "closed_loop", "poisson or trace: a closed loop has no rate to find"
-            )
+        check_has_rate(self.config)
 
     @property
     def replays(self) -> bool:
         """Whether a trace is replayed: then the parts of one run stand for replicates."""
-        return self.config.arrival.kind == "trace"
+        return self.config.arrival.process.replayed
 
     def at(self, rate: float) -> SimConfig:
         """Return the simulation at a rate; a trace is replayed as much faster, all of it."""

@@ -101,7 +101,7 @@ def _unloaded(
     """Return what requests get that (almost) never meet another one."""
     rate = snapped(guess / _UNLOADED)
     settings = config.to_dict()
-    if config.arrival.kind == "poisson":
+    if config.arrival.process.at_rate:
         seconds = float(math.ceil(_UNLOADED_REQUESTS / rate))
         settings |= {"sim_seconds": seconds, "warmup_seconds": 0.0, "timeline": False}
     load = Load(SimConfig.from_dict(settings), slo, results, simulated)

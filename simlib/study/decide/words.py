@@ -44,10 +44,10 @@ def _asked(answer: Mapping[str, Any], config: SimConfig) -> str:
 
 def workload(config: SimConfig) -> str:
     """Return what is asked of the system: a trace, or prompts and outputs."""
-    if config.arrival.kind == "trace":
+    if config.arrival.process.replayed:
         return f"trace {config.arrival.path}"
     prompts, outputs = _lengths(config.prompt_tokens), _lengths(config.output_tokens)
-    return f"prompts {prompts}, outputs {outputs} tokens, Poisson arrivals"
+    return f"prompts {prompts}, outputs {outputs} tokens, {config.arrival.process.phrase}"
 
 
 def _lengths(tokens: TokenDistribution) -> str:

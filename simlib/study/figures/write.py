@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from simlib.files import replacing
 from simlib.study.figures.data import StudyData
-from simlib.study.figures.decision import decision_figures
 from simlib.study.figures.kept import Kept, digest_of
 from simlib.study.figures.kinds import KINDS, pages
 from simlib.study.figures.plain_text import draw_text_as_it_is
@@ -67,6 +66,8 @@ def write_figures(
 
 
 def _decision_figures(tables: Path, output: Path, *, svg: bool) -> list[Path]:
+    from simlib.study.figures.decision import decision_figures  # its imports cost others time
+
     written: list[Path] = []
     with rc_context(STYLE):
         for name, figure in decision_figures(tables):

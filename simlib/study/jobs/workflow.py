@@ -34,8 +34,6 @@ _SECONDS_WITH_TIMELINE = 3e-6
 """Of the fast batching engine; `benchmarks/batching.py` holds these against what it measures."""
 SNAPSHOT = ".config.json"
 """In the results folder: the configuration of the run, for jobs that start after an edit."""
-_TRACE_LINE_BYTES = 12
-"""Fewer than in any line of a trace."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +98,7 @@ class Plan:
     def requests(self, point_id: str) -> float:
         """Return about how many requests a replicate of a point has; more rather than fewer."""
         config = self._configs[point_id]
-        if config.arrival.kind == "trace":
-            return Path(str(config.arrival.path)).stat().st_size / _TRACE_LINE_BYTES
-        if config.arrival.kind == "closed_loop":
-            return config.arrival.requests
-        return config.arrival.rate_per_s * config.sim_seconds
+        return config.arrival.process.expected(config.arrival, config.sim_seconds)
 
     def seconds(self, point_id: str) -> float:
         """Return about how long simulating a replicate takes, without starting a process."""

@@ -306,7 +306,7 @@ def _check_roles(resolved: ResolvedStudy) -> None:
 
 def is_random(config: SimConfig) -> bool:
     """Return whether replicates differ: a replayed trace has no randomness, but routers may."""
-    return config.arrival.kind != "trace" or "random_seed" in essential(config)
+    return not config.arrival.process.replayed or "random_seed" in essential(config)
 
 
 def essential(config: SimConfig) -> dict[str, Any]:
@@ -334,20 +334,13 @@ def essential(config: SimConfig) -> dict[str, Any]:
             settings["random_seed"] = config.random_seed
             settings["request_classes"] = _essential_classes(config, config.class_key)
     arrival = config.arrival
-    if arrival.kind == "trace":
-        return settings | {
-            "arrival": {
-                "kind": "trace",
-                "sha256": trace_sha256(Path(str(arrival.path))),
-                "speed": arrival.speed,
-                "start_s": arrival.start_s,
-                "length_s": arrival.length_s,
-            }
-        }
-    own = ("rate_per_s",) if arrival.kind == "poisson" else ("concurrency", "requests")
+    own = {"kind": arrival.kind, **{key: getattr(arrival, key) for key in arrival.process.keys}}
+    if arrival.process.replayed:
+        own["sha256"] = trace_sha256(Path(own.pop("path")))
+        return settings | {"arrival": own}
     return settings | {
         "random_seed": config.random_seed,
-        "arrival": {"kind": arrival.kind, **{name: getattr(arrival, name) for name in own}},
+        "arrival": own,
         "prompt_tokens": _essential_lengths(config.prompt_tokens),
         "output_tokens": _essential_lengths(config.output_tokens),
     }

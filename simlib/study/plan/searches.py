@@ -12,6 +12,7 @@ from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.study.plan.decision import Accuracy, DeploymentSpace
 from simlib.study.plan.grid import ANALYSIS_ONLY, digest, essential
+from simlib.workload.arrivals import ARRIVALS
 
 
 def job_paths(results: Path, job: str) -> tuple[Path, Path]:
@@ -47,12 +48,19 @@ def search_id(config: SimConfig, slo: Slo, accuracy: Accuracy) -> str:
     )
 
 
+def check_has_rate(config: SimConfig) -> None:
+    """Refuse arrivals that have no rate to find."""
+    if config.arrival.process.closed:
+        open_kinds = [name for name, kind in ARRIVALS.items() if not kind.closed]
+        allowed = f"one of {', '.join(open_kinds)}: a closed loop has no rate to find"
+        raise InvalidParameterError("arrival.kind", config.arrival.kind, allowed)
+
+
 def check_request(request: dict[str, Any]) -> None:
     """Refuse a request whose parts do not fit together, before any job starts."""
     config, slo = SimConfig.from_dict(request["config"]), Slo.from_dict(request["slo"])
     slo.check_classes(config)
-    if config.arrival.kind == "closed_loop":
-        raise InvalidParameterError("arrival.kind", "closed_loop", "poisson or trace")
+    check_has_rate(config)
 
 
 def fewest_request(

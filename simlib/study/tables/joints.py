@@ -22,8 +22,9 @@ from simlib.study.tables.pairs import Pair, Side
 
 LEVEL = 0.95
 """Confidence level of the intervals in tables."""
-_SIDES_HELD = 4
-"""Sides whose samples are held at once: a baseline meets its candidates one after the other."""
+_VALUES_HELD = 20_000_000
+"""Values of requests that are held at once, beside those of the pair in hand: a side is compared
+more than once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class ComparedPair:
 
 @dataclass(slots=True)
 class Comparisons:
-    """Compares pairs; holds the samples of the last few sides."""
+    """Compares pairs; holds the samples of the last sides."""
 
     margin: float
     """Ratios this near 1 count as practically equal."""
@@ -134,10 +135,14 @@ class Comparisons:
 
     def _samples(self, side: Side, metric: Metric, of_class: str) -> list[Sample]:
         if id(side) not in self._held:
-            while len(self._held) >= _SIDES_HELD:
+            while len(self._held) > 1 and self._values_held() > _VALUES_HELD:
                 self._held.pop(next(iter(self._held)))
             self._held[id(side)] = side, _all_samples(side)
         return self._held[id(side)][1][metric.name, of_class]
+
+    def _values_held(self) -> int:
+        held = (samples for _, kinds in self._held.values() for samples in kinds.values())
+        return sum(len(one.values) for samples in held for one in samples)
 
 
 def compared_metrics(pair: Pair) -> list[Metric]:

@@ -83,6 +83,8 @@ def write_table(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _text(value: Any) -> str:
+    if type(value) is str:  # most cells: this comes first
+        return value
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.9g}"
     return "" if value is None else str(value)

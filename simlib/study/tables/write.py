@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from simlib import __version__
 from simlib.core.model_version import MODEL_VERSION
 from simlib.files import write_json
-from simlib.study.decide.tables import write_decision
 from simlib.study.jobs import outputs
 from simlib.study.jobs.described import read_study
 from simlib.study.plan.spec import Compare
@@ -33,6 +32,8 @@ def write_tables(study_path: Path, results: Path, output: Path) -> None:
     """
     study = read_study(study_path)
     if study.get("decision") is not None:
+        from simlib.study.decide.tables import write_decision  # its imports cost others time
+
         outputs.record(output, "tables", write_decision(study, results, output))
         return
     names = {"requests.parquet"} if study["requests_table"] else set()
