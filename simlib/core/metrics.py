@@ -57,6 +57,10 @@ class Metric:
     """Whether it is a time since arrival. A request without a value has then lasted until the run
     ended, at least, and enters with that. Of other metrics, what has no value does not count."""
     percentiles: tuple[float, ...] = PERCENTILES
+    not_drawn: tuple[float, ...] = (95,)
+    """Percentiles of these that figures leave to tables."""
+    drawn_in_ms: bool = False
+    """Whether figures show it in milliseconds."""
 
     @property
     def is_share(self) -> bool:
@@ -173,6 +177,7 @@ METRICS: dict[str, Metric] = {
             "TPOT",
             "Time per output token after the first",
             lambda records, _config, _: tpot_s(records),
+            drawn_in_ms=True,
         ),
         Metric(
             "e2e",
@@ -187,6 +192,7 @@ METRICS: dict[str, Metric] = {
             "Inter-token latency: every gap between two tokens of a request",
             None,
             source="timeline",
+            drawn_in_ms=True,
         ),
         # of DistServe (OSDI 2024, arXiv:2401.09670), for TTFT
         Metric(

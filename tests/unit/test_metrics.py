@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from matplotlib.text import Text
 
 from simlib.cli.run import cli
 from simlib.core.config import SimConfig
@@ -18,6 +19,8 @@ from simlib.core.metrics import METRICS, Metric, statistic_named, statistics_of
 from simlib.core.records import TTFT_DEFINITIONS, Floats, RequestRecords, e2e_s, ttft_s
 from simlib.core.summary import summarise
 from simlib.errors import InvalidParameterError
+from simlib.study.figures.data import StudyData
+from simlib.study.figures.latency import latency_figure
 from simlib.study.jobs.simulate import simulate
 from simlib.study.plan.spec import Precision
 from tests.unit.test_one_measurement import tables_of
@@ -73,6 +76,11 @@ def test_p99_9_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     printed = CliRunner().invoke(cli, ["compare", "--replicates", "1", "--json", *short])
     metrics = [row["metric"] for row in json.loads(printed.stdout)["differences"]]
     assert metrics[:4] == shown
+    data = StudyData.read(tables.parent / "study.json", tables)
+    figure = latency_figure("ttft", data)
+    assert figure is not None
+    texts = {text.get_text() for text in figure.findobj(Text)}
+    assert texts >= {"p50 TTFT", "p99 TTFT", "p99.9 TTFT"}
     assert "p99.9" in CliRunner().invoke(cli, ["sweep", "--rates", "1", *short]).stdout
 
 

@@ -14,7 +14,7 @@ from simlib.study.figures.crossover import crossover_figure, crossover_rows
 from simlib.study.figures.data import StudyData, representative
 from simlib.study.figures.difference import difference_figure
 from simlib.study.figures.ecdf import ecdf_figure
-from simlib.study.figures.latency import E2E, ITL, TPOT, TTFT, latency_figure
+from simlib.study.figures.latency import latency_figure
 from simlib.study.figures.layout import ROWS_PER_PAGE
 from simlib.study.figures.parts import parts_figure
 from simlib.study.figures.place import Place
@@ -39,7 +39,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "ttft_vs_<factor>": Kind(
-        partial(latency_figure, TTFT),
+        partial(latency_figure, "ttft"),
         "mean, p50, p90 and p99 of TTFT over the first numeric factor, with 95% intervals; where a "
         "closed form holds for the monolithic mean, theory as a dotted black line",
     ),
@@ -88,15 +88,15 @@ KINDS: dict[str, Kind] = {
         rows_per_page=lambda _: 4,
     ),
     "tpot_vs_<factor>": Kind(
-        partial(latency_figure, TPOT),
+        partial(latency_figure, "tpot"),
         "of studies with `serving: batching`: the same of time per output token",
     ),
     "itl_vs_<factor>": Kind(
-        partial(latency_figure, ITL),
+        partial(latency_figure, "itl"),
         "of studies with `timeline`: the same of inter-token latency",
     ),
     "e2e_vs_<factor>": Kind(
-        partial(latency_figure, E2E),
+        partial(latency_figure, "e2e"),
         "of studies with `serving: batching`: the same of the time from arrival to last token",
     ),
     "timeline": Kind(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
 
+from simlib.core.metrics import METRICS, Metric
 from simlib.study.figures.analytic import TheoryCurve, theory_curve
 from simlib.study.figures.axes import (
     XAxis,
@@ -36,50 +36,41 @@ from simlib.study.figures.marks import (
 from simlib.study.figures.place import Place
 from simlib.study.figures.style import GREY, SeriesStyle, level_phrase
 
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A latency of requests, or of tokens, that summary.csv has statistics of."""
-
-    key: str
-    """What names of columns call it."""
-    title: str
-    short: str
-    unit: str = "s"
-    per_s: float = 1.0
-    """Units in a second."""
-
-    @property
-    def panels(self) -> tuple[str, ...]:
-        """The statistics that are drawn."""
-        return tuple(f"{which}_{self.key}_s" for which in ("mean", "p50", "p90", "p99"))
-
-    def value(self, point: Point, column: str) -> float:
-        """Return a number of a point's line, in the metric's unit."""
-        return self.per_s * point.value(column)
-
-
-TTFT = Metric("ttft", "Time to first token", "TTFT")
-TPOT = Metric("tpot", "Time per output token after the first", "TPOT", "ms", 1e3)
-ITL = Metric("itl", "Inter-token latency: every gap between two tokens of a request", "ITL",
-             "ms", 1e3)  # fmt: skip
-E2E = Metric("e2e", "End-to-end latency: arrival to last token", "E2E")
-"""Without batching TPOT is a constant of the configuration, and says nothing that E2E would not."""
 BANDS_UP_TO = 4
 """With more lines, bands of intervals would cover each other; bars stay."""
 WIDEST_INTERVAL = 4.0
 """The axis ends at this many times the highest estimate, whatever intervals say."""
 
 
-def latency_figure(metric: Metric, data: StudyData) -> Figure | None:
-    """Return the statistics of a latency over x; None where the study has none."""
-    if metric is not TTFT and not any(p.config["serving"] == "batching" for p in data.points):
+def latency_figure(name: str, data: StudyData) -> Figure | None:
+    """Return the statistics of a metric over x; None where the study has none.
+
+    Without batching, TPOT is a constant of the configuration, and so says nothing of E2E.
+    """
+    metric = METRICS[name]
+    if metric.name != "ttft" and not any(p.config["serving"] == "batching" for p in data.points):
         return None
-    shown = [s for s in metric.panels if finite([point.value(s) for point in data.points])]
+    known = {s: finite([point.value(s) for point in data.points]) for s in drawn_statistics(metric)}
+    shown = [statistic for statistic, values in known.items() if values]
     if not shown:
         return None
     page = _single_level_page if len(data.x_levels()) == 1 else _page
     return page(data, data.places(), metric, shown)
+
+
+def drawn_statistics(metric: Metric) -> tuple[str, ...]:
+    """Return the columns of the statistics that figures show of a metric."""
+    return tuple(one.name for one in metric.statistics if one.percent not in metric.not_drawn)
+
+
+def shown_unit(metric: Metric) -> str:
+    """Return the unit in which figures show a metric."""
+    return "ms" if metric.drawn_in_ms else metric.unit
+
+
+def shown_value(metric: Metric, point: Point, column: str) -> float:
+    """Return a number of a point's line, in that unit."""
+    return point.value(column) * (1e3 if metric.drawn_in_ms else 1.0)
 
 
 def stable_limits(data: StudyData, metric: Metric, statistic: str) -> Limits:
@@ -87,12 +78,12 @@ def stable_limits(data: StudyData, metric: Metric, statistic: str) -> Limits:
 
     What overload makes of a latency depends on the length of the run, and would squash the rest.
     """
-    kept = [p for p in data.points if not p.unstable and metric.value(p, statistic) > 0]
-    kept = kept or [p for p in data.points if metric.value(p, statistic) > 0]
+    kept = [p for p in data.points if not p.unstable and shown_value(metric, p, statistic) > 0]
+    kept = kept or [p for p in data.points if shown_value(metric, p, statistic) > 0]
     if not kept:
         return 0.1, 1.0
-    estimates = [metric.value(point, statistic) for point in kept]
-    ends = [metric.value(p, f"{statistic}_{end}") for p in kept for end in ("low", "high")]
+    estimates = [shown_value(metric, point, statistic) for point in kept]
+    ends = [shown_value(metric, p, f"{statistic}_{end}") for p in kept for end in ("low", "high")]
     known = [*estimates, *(end for end in finite(ends) if end > 0)]
     low = max(min(known), min(estimates) / 5)
     high = min(max(known), WIDEST_INTERVAL * max(estimates))
@@ -103,11 +94,11 @@ def stable_limits(data: StudyData, metric: Metric, statistic: str) -> Limits:
 
 
 def _heading(data: StudyData, metric: Metric, shown: Sequence[str]) -> Heading:
-    notes = missing_notes(data, metric.panels)
+    notes = missing_notes(data, drawn_statistics(metric))
     ends = [point.value(f"{s}_{end}") for point in data.points for s in shown
             for end in ("low", "high")]  # fmt: skip
     return heading(
-        data, metric.title, notes=notes, ttft=metric is TTFT,
+        data, metric.title, notes=notes, ttft=metric.name == "ttft",
         intervals=any(not math.isnan(end) for end in ends),
     )  # fmt: skip
 
@@ -120,8 +111,8 @@ def _page(data: StudyData, places: list[Place], metric: Metric, shown: list[str]
     if len(places) == 1:
         cells = [cells[0][i : i + 2] for i in range(0, len(shown), 2)]
         panel = (3.6, 2.4)
-    titles = [[f"{which(statistic)} {metric.short}" for _, statistic in row] for row in cells]
-    theory = {str(place): _theory(data, place, axis) for place in places if metric is TTFT}
+    titles = [[f"{which(statistic)} {metric.label}" for _, statistic in row] for row in cells]
+    theory = {str(place): _theory(data, place, axis) for place in places if metric.name == "ttft"}
     labels = dict.fromkeys(curve.label for curves in theory.values() for curve in curves)
     limits = {statistic: stable_limits(data, metric, statistic) for statistic in shown}
     depth, aside = axis.room(panel[0])
@@ -146,7 +137,7 @@ def _page(data: StudyData, places: list[Place], metric: Metric, shown: list[str]
                             linewidth=1.0, zorder=4)  # fmt: skip
             axis.dress(ax, panel[0], labelled=sheet.lowest(row, column))
             if column == 0:
-                ax.set_ylabel(f"{metric.short} ({metric.unit})")
+                ax.set_ylabel(f"{metric.label} ({shown_unit(metric)})")
     return sheet.figure
 
 
@@ -184,21 +175,21 @@ def _single_level_page(
         ax.set_xticks(range(len(shown)), [which(s) for s in shown])
         ax.tick_params(labelbottom=True)
         ax.xaxis.grid(visible=False)
-        ax.set_ylabel(f"{metric.short} ({metric.unit})")
+        ax.set_ylabel(f"{metric.label} ({shown_unit(metric)})")
     return sheet.figure
 
 
 def _legend(
     data: StudyData, metric: Metric, limits: dict[str, Limits], theory: list[str]
 ) -> list[LegendEntry]:
-    drawn = [(state_of(point), metric.value(point, s), limits[s])
+    drawn = [(state_of(point), shown_value(metric, point, s), limits[s])
              for point in data.points for s in limits]  # fmt: skip
     entries = mark_legend(drawn, verdicts=False)
     entries += open_legend(
         [point.value(f"{s}_{end}") for point in data.points if not point.unstable
          for s in limits for end in ("low", "high")]
     )  # fmt: skip
-    if any(metric.key in point.line["lower_bounds"] for point in data.points):
+    if any(metric.name in point.line["lower_bounds"] for point in data.points):
         arrow = Line2D([], [], color=GREY, linestyle="none", marker=6, markersize=6)
         entries.append(LegendEntry(arrow, "lower bound: unserved requests"))
     handle = Line2D([], [], color="black", linestyle=":", linewidth=1.0)
@@ -248,9 +239,9 @@ def draw_series(
     """Draw a line through what is stable; the rest stands alone, hollow, or at the axis' edge."""
     x = [place for place, _ in points]
     stable = [not point.unstable for _, point in points]
-    y = [metric.value(point, statistic) for _, point in points]
+    y = [shown_value(metric, point, statistic) for _, point in points]
     kept, low, high = (
-        [metric.value(point, statistic + end) if ok else math.nan
+        [shown_value(metric, point, statistic + end) if ok else math.nan
          for (_, point), ok in zip(points, stable, strict=True)]
         for end in ("", "_low", "_high")
     )  # fmt: skip

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from simlib.core.metrics import METRICS, Metric
 from simlib.study.figures.axes import (
     XAxis,
     heading,
@@ -27,12 +28,10 @@ from simlib.study.figures.difference import (
     shade_unstable,
 )
 from simlib.study.figures.latency import (
-    ITL,
-    TPOT,
-    TTFT,
-    Metric,
     line_points,
     log_axis,
+    shown_unit,
+    shown_value,
     stable_limits,
     which,
 )
@@ -50,15 +49,16 @@ def tradeoff_figure(data: StudyData) -> Figure | None:
     """Return the figure; None where the sides' time between tokens is the same, or not compared."""
     if data.compare is None:
         return None
-    later = next((m for m in (ITL, TPOT) if _statistic(data, m)), None)
-    first = _statistic(data, TTFT)
+    ttft, itl, tpot = (METRICS[name] for name in ("ttft", "itl", "tpot"))
+    later = next((m for m in (itl, tpot) if _statistic(data, m)), None)
+    first = _statistic(data, ttft)
     if later is None or not first:
         return None
-    shown = [(TTFT, first), (later, _statistic(data, later))]
+    shown = [(ttft, first), (later, _statistic(data, later))]
     of_gaps = data.comparison.at({}, statistic=shown[-1][1])
-    if later is ITL and all(line["verdict"] == "not tested" for line in of_gaps):
+    if later is itl and all(line["verdict"] == "not tested" for line in of_gaps):
         # single runs have verdicts on requests, but not on gaps between tokens
-        shown += [(TPOT, name)] if (name := _statistic(data, TPOT)) else []
+        shown += [(tpot, name)] if (name := _statistic(data, tpot)) else []
     others = [data.comparison.at({}, statistic=name) for _, name in shown[1:]]
     if not any(_differs(line) for lines in others for line in lines):
         return None
@@ -72,7 +72,7 @@ def _differs(line: Line) -> bool:
 
 def _statistic(data: StudyData, metric: Metric) -> str:
     """Return the statistic of a metric that all stable comparisons have; none: an empty text."""
-    for name in (f"{one}_{metric.key}_s" for one in STATISTICS):
+    for name in (f"{one}_{metric.name}_s" for one in STATISTICS):
         lines = [x for x in data.comparison.at({}, statistic=name) if not line_unstable(x)]
         if lines and all(math.isfinite(number(line, "ratio")) for line in lines):
             return name
@@ -88,8 +88,8 @@ def _page(data: StudyData, places: list[Place], shown: list[tuple[Metric, str]])
     ratios = _ratio_limits(lines)
     depth, aside = axis.room(panel[0])
     (first, x_name), (later, y_name) = shown[:2]
-    titles = [f"{which(y_name)} {later.short} against {which(x_name)} {first.short}"]
-    titles += [f"{which(name)} {metric.short}, ratio to {baseline}" for metric, name in shown]
+    titles = [f"{which(y_name)} {later.label} against {which(x_name)} {first.label}"]
+    titles += [f"{which(name)} {metric.label}, ratio to {baseline}" for metric, name in shown]
     # each side in the legend once: as a series, with the baseline
     entries = comparison_legend(data, lines, "ratio", [ratios] * len(lines))
     series = series_legend(data)
@@ -140,16 +140,16 @@ def _draw_path(
     log_axis(ax, limits[1])
     for index, (series, style) in enumerate(zip(data.series(), styles_of(data), strict=True)):
         points = [p for _, p in line_points(data, axis, place, series, index) if not p.unstable]
-        x = [first.value(point, x_name) for point in points]
-        y = [later.value(point, y_name) for point in points]
+        x = [shown_value(first, point, x_name) for point in points]
+        y = [shown_value(later, point, y_name) for point in points]
         if axis.numeric:
             ax.plot(x, y, color=style.color, linestyle=style.linestyle, linewidth=1.1, zorder=3)
         draw_markers(ax, x, y, [state_of(point) for point in points], style)
         if points and axis.numeric and math.isfinite(x[-1] + y[-1]):
             ax.annotate("highest load", (x[-1], y[-1]), (0, 6), textcoords="offset points",
                         fontsize=7, color="#555555", ha="center", va="bottom")  # fmt: skip
-    ax.set_xlabel(f"{which(x_name)} {first.short} ({first.unit})")
-    ax.set_ylabel(f"{which(y_name)} {later.short} ({later.unit})")
+    ax.set_xlabel(f"{which(x_name)} {first.label} ({shown_unit(first)})")
+    ax.set_ylabel(f"{which(y_name)} {later.label} ({shown_unit(later)})")
 
 
 def _notes(data: StudyData) -> list[str]:
