@@ -9,13 +9,16 @@ a test compares them.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simlib.core.recursion import fcfs
 from simlib.stats import queueing
-from simlib.stats.relaxation import RunLength, relaxation_requests
+from simlib.stats.relaxation import relaxation_requests
+from simlib.study.measurement.length import PoolWork, Work
 
 Floats = NDArray[np.float64]
 
@@ -26,8 +29,56 @@ PREFILL_LOAD = 0.8
 PERCENTS = (50.0, 90.0, 99.0)
 WARMUP_SHARE = 0.25
 """Warm-up relative to the window, as in the shipped studies (300 s of 1,500 s)."""
-_LONG_RUN = 60_000_000
+_LONG_RUN = 3_000_000
+"""Requests of each run that gives a truth."""
+_LONG_RUNS = 20
 _LONG_RUN_SEED = 77
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Runs that start empty; columns of shape (runs, requests)."""
+
+    ttft: Floats
+    gaps: Floats
+    """Between arrivals."""
+    pools: dict[str, tuple[Floats, int]]
+    """By pool: the work that each request brings, and the servers."""
+
+    def window(self, warmup: int) -> tuple[Floats, list[Work]]:
+        """Return the TTFT after a warm-up, and what arrived, as studies measure it of each run."""
+        gaps = self.gaps[:, warmup:]
+        scv = np.var(gaps, axis=1) / np.mean(gaps, axis=1) ** 2
+        pools = {name: _pool_works(w[:, warmup:], gaps, c) for name, (w, c) in self.pools.items()}
+        requests = gaps.shape[1]
+        works = [
+            Work(requests, warmup, float(scv[run]), {name: of[run] for name, of in pools.items()})
+            for run in range(len(gaps))
+        ]
+        return self.ttft[:, warmup:], works
+
+
+def _pool_works(work: Floats, gaps: Floats, servers: int) -> list[PoolWork]:
+    rho = np.mean(work, axis=1) / (servers * np.mean(gaps, axis=1))
+    square = work * work
+    moments = np.stack([rho, work.mean(axis=1), square.mean(axis=1), (square**2).mean(axis=1)])
+    return [PoolWork(*run) for run in moments.T.tolist()]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Mean and percentiles (`PERCENTS`) in the long run."""
+
+    values: tuple[float, ...]
+    errors: tuple[float, ...]
+    """Standard errors; 0 where a closed form gives the value."""
+
+    @classmethod
+    def of_runs(cls, runs: Iterable[Floats]) -> Truth:
+        """Return the truth from long runs that are independent of each other."""
+        each = np.array([[np.mean(run), *np.percentile(run, PERCENTS)] for run in runs])
+        errors = np.std(each, axis=0, ddof=1) / math.sqrt(len(each))
+        return cls(tuple(each.mean(axis=0).tolist()), tuple(errors.tolist()))
 
 
 @dataclass(frozen=True)
@@ -39,19 +90,22 @@ class Queue:
     """Of the monolithic pool; 0 for the tandem of one prefill and one decode GPU."""
     sigma: float | None
     """Of the lognormal lengths; None for exponential services."""
+    scv: float = 1.0
+    """Squared coefficient of variation; above 1, services that are not lognormal are
+    hyperexponential with balanced means."""
 
-    def draw(self, rng: np.random.Generator, rho: float, runs: int, requests: int) -> Floats:
-        """Return the TTFT of every request of runs that start empty; shape (runs, requests)."""
+    def draw(self, rng: np.random.Generator, rho: float, runs: int, requests: int) -> Drawn:
+        """Return runs of so many requests each, at load `rho`."""
         shape = (runs, requests)
-        arrival = np.cumsum(rng.standard_exponential(shape), axis=1)
+        gaps = rng.standard_exponential(shape) / (rho * max(self.servers, 1))
+        arrival = np.cumsum(gaps, axis=1)
         if self.servers == 0:
-            arrival /= rho
             prefill, decode = PREFILL_LOAD * self._length(rng, shape), self._length(rng, shape)
             start = departures(departures(arrival, prefill), decode) - decode
-            return start - arrival
-        arrival /= rho * self.servers
+            return Drawn(start - arrival, gaps, {"prefill": (prefill, 1), "decode": (decode, 1)})
         prompt, work = self.draw_work(rng, shape)
-        return waits(arrival, work, self.servers) + prompt
+        ttft = waits(arrival, work, self.servers) + prompt
+        return Drawn(ttft, gaps, {"gpu": (work, self.servers)})
 
     def draw_work(self, rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
         """Return a monolithic pool's work for each prompt, and for all of each request."""
@@ -61,61 +115,46 @@ class Queue:
         prompt = PROMPT_SHARE * self._length(rng, shape)
         return prompt, prompt + (1.0 - PROMPT_SHARE) * self._length(rng, shape)
 
-    def run_length(self, rho: float, runs: int, requests: int) -> RunLength:
-        """Return how long a study's runs are, as its configuration tells."""
-        first, second, fourth = (self.work_moment(k) for k in (1, 2, 4))
-        return RunLength(
-            runs,
-            requests,
-            WARMUP_SHARE * requests,
-            relaxation_requests(rho, second / first**2 - 1.0),
-            fourth / second**2,
-        )
-
-    def truth(self, rho: float) -> tuple[float, ...]:
-        """Return mean and percentiles (`PERCENTS`) of TTFT in the long run."""
-        if self.servers == 1 and self.sigma is None:
+    def truth(self, rho: float) -> Truth:
+        """Return mean and percentiles of TTFT in the long run."""
+        if self.servers == 1 and self.sigma is None and self.scv == 1:
             slow = 1.0 / (1.0 - rho)
-            return (slow, *(-slow * math.log(1.0 - q / 100.0) for q in PERCENTS))
-        seen = self._long_run(rho)
-        found = [float(np.mean(seen)), *np.percentile(seen, PERCENTS).tolist()]
+            tails = (-slow * math.log(1.0 - q / 100.0) for q in PERCENTS)
+            return Truth((slow, *tails), (0.0,) * (1 + len(PERCENTS)))
+        seen = Truth.of_runs(self._long_runs(rho))
+        mean = None
         if self.servers == 1:
-            scv = self.work_moment(2) - 1.0
-            found[0] = queueing.mg1_mean_wait_s(rho, 1.0, scv) + PROMPT_SHARE
+            mean = queueing.mg1_mean_wait_s(rho, 1.0, self._work_scv())
+            mean += 1.0 if self.sigma is None else PROMPT_SHARE
         elif self.servers > 1 and self.sigma is None:
-            found[0] = queueing.mmc_mean_wait_s(rho * self.servers, 1.0, self.servers) + 1.0
-        return tuple(found)
+            mean = queueing.mmc_mean_wait_s(rho * self.servers, 1.0, self.servers) + 1.0
+        if mean is None:
+            return seen
+        return Truth((mean, *seen.values[1:]), (0.0, *seen.errors[1:]))
 
-    def _long_run(self, rho: float) -> Floats:
+    def _long_runs(self, rho: float) -> Iterator[Floats]:
         rng = np.random.default_rng(_LONG_RUN_SEED)
-        relaxation = self.run_length(rho, 1, 1).relaxation
-        warmup = int(min(20 * relaxation, 200_000)) if self.servers < 2 else 20_000
-        runs = 60 if self.servers < 2 else 1200
-        at_once = 1 if self.servers < 2 else 200
-        each = _LONG_RUN // runs
-        chunks = [
-            self.draw(rng, rho, at_once, each + warmup)[:, warmup:].ravel()
-            for _ in range(runs // at_once)
-        ]
-        return np.concatenate(chunks)
+        warmup = int(20 * relaxation_requests(rho, self._work_scv()))
+        for _ in range(_LONG_RUNS):
+            yield self.draw(rng, rho, 1, warmup + _LONG_RUN).ttft[0, warmup:]
 
     def _length(self, rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-        if self.sigma is None:
-            return rng.standard_exponential(shape)
-        return np.exp(self.sigma * rng.standard_normal(shape) - self.sigma**2 / 2.0)
+        if self.sigma is not None:
+            return np.exp(self.sigma * rng.standard_normal(shape) - self.sigma**2 / 2.0)
+        service = rng.standard_exponential(shape)
+        if self.scv > 1:
+            often = (1.0 + math.sqrt((self.scv - 1.0) / (self.scv + 1.0))) / 2.0
+            short = rng.random(shape) < often
+            service *= np.where(short, 0.5 / often, 0.5 / (1.0 - often))
+        return service
 
-    def work_moment(self, k: int) -> float:
-        """Return the k-th moment of a request's work on its slowest pool."""
+    def _work_scv(self) -> float:
+        """Return the squared coefficient of variation of the work on the slowest pool."""
         if self.sigma is None:
-            return float(math.factorial(k))
-        moments = [math.exp(self.sigma**2 * j * (j - 1) / 2.0) for j in range(k + 1)]
-        if self.servers == 0:
-            return moments[k]
-        parts = (PROMPT_SHARE, 1.0 - PROMPT_SHARE)
-        return sum(
-            math.comb(k, j) * parts[0] ** j * parts[1] ** (k - j) * moments[j] * moments[k - j]
-            for j in range(k + 1)
-        )
+            return self.scv
+        whole = math.exp(self.sigma**2) - 1.0
+        parts = PROMPT_SHARE**2 + (1.0 - PROMPT_SHARE) ** 2
+        return whole * (parts if self.servers else 1.0)
 
 
 def departures(arrival: Floats, service: Floats) -> Floats:
@@ -136,6 +175,8 @@ def waits(arrival: Floats, service: Floats, servers: int) -> Floats:
     """
     if servers == 1:
         return departures(arrival, service) - service - arrival
+    if len(arrival) == 1:
+        return (fcfs(arrival[0], service[0], servers)[0] - arrival[0])[None, :]
     at, work = arrival.T.copy(), service.T.copy()
     result = np.empty_like(at)
     runs = np.arange(at.shape[1])
@@ -157,20 +198,18 @@ class Side:
     offset: float = 0.0
     """A constant part of TTFT, a transfer say."""
 
-    def ttft(self, arrival: Floats, work: Floats) -> Floats:
-        """Return the TTFT of given requests; shape (runs, requests)."""
-        return departures(arrival, self.slowness * work) - arrival + self.offset
+    def serve(self, gaps: Floats, work: Floats) -> Drawn:
+        """Return the runs of given requests; shape (runs, requests)."""
+        mine = self.slowness * work
+        arrival = np.cumsum(gaps, axis=1)
+        ttft = departures(arrival, mine) - arrival + self.offset
+        return Drawn(ttft, gaps, {"gpu": (mine, 1)})
 
     def truth(self, rho: float) -> tuple[float, ...]:
         """Return mean and percentiles (`PERCENTS`), where the baseline has load `rho`."""
         slow = self.slowness / (1.0 - rho * self.slowness)
         tails = (-slow * math.log(1.0 - q / 100.0) for q in PERCENTS)
         return (slow + self.offset, *(tail + self.offset for tail in tails))
-
-    def run_length(self, rho: float, runs: int, requests: int) -> RunLength:
-        """Return how long a study's runs are."""
-        relaxation = relaxation_requests(rho * self.slowness, 1.0)
-        return RunLength(runs, requests, WARMUP_SHARE * requests, relaxation, 6.0)
 
 
 def slower_by(change: float, rho: float) -> Side:
@@ -180,16 +219,37 @@ def slower_by(change: float, rho: float) -> Side:
 
 def architectures(
     rng: np.random.Generator, sigma: float, rho: float, runs: int, requests: int
-) -> tuple[Floats, Floats]:
-    """Return the TTFT of the same requests on 2 monolithic GPUs, and on 1 prefill + 1 decode GPU.
+) -> tuple[Drawn, Drawn]:
+    """Return the same requests on 2 monolithic GPUs, and on 1 prefill + 1 decode GPU.
 
     Prompts and outputs ask for equal mean work, so each GPU has load `rho` on either side.
     """
     shape = (runs, requests)
-    arrival = np.cumsum(rng.standard_exponential(shape), axis=1) / (2.0 * rho)
+    gaps = rng.standard_exponential(shape) / (2.0 * rho)
+    arrival = np.cumsum(gaps, axis=1)
     prompt, output = (
         0.5 * np.exp(sigma * rng.standard_normal(shape) - sigma**2 / 2.0) for _ in range(2)
     )
     mono = waits(arrival, prompt + output, 2) + prompt
     disagg = departures(departures(arrival, prompt), output) - output - arrival
-    return mono, disagg
+    return (
+        Drawn(mono, gaps, {"gpu": (prompt + output, 2)}),
+        Drawn(disagg, gaps, {"prefill": (prompt, 1), "decode": (output, 1)}),
+    )
+
+
+def architecture_truths(sigma: float, rho: float) -> tuple[Truth, Truth, Truth, Truth]:
+    """Return the truths of both architectures, of their differences and of their ratios."""
+    rng = np.random.default_rng(_LONG_RUN_SEED + 1)
+    warmup = int(20 * relaxation_requests(rho, math.exp(sigma**2) - 1.0))
+    each = []
+    for _ in range(_LONG_RUNS):
+        sides = architectures(rng, sigma, rho, 1, warmup + _LONG_RUN)
+        runs = [side.ttft[0, warmup:] for side in sides]
+        each.append([[np.mean(run), *np.percentile(run, PERCENTS)] for run in runs])
+    b, c = np.moveaxis(np.array(each), 1, 0)
+    found = []
+    for values in (b, c, c - b, c / b):
+        errors = np.std(values, axis=0, ddof=1) / math.sqrt(_LONG_RUNS)
+        found.append(Truth(tuple(values.mean(axis=0).tolist()), tuple(errors.tolist())))
+    return found[0], found[1], found[2], found[3]

@@ -1,6 +1,6 @@
-"""Do verdicts err as rarely as they say? Families, crossovers, stability and control variates.
+"""Do verdicts err as rarely as they say? Families, crossovers and stability.
 
-Measured on queues with known answers, as `coverage.py`, which writes the page of both.
+Measured on queues with known answers; `coverage_page.py` writes the page.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from queues import PERCENTS, WARMUP_SHARE, Queue, Side, slower_by, waits
+from queues import PERCENTS, WARMUP_SHARE, Side, slower_by, waits
 from scipy import optimize
 
 from simlib.stats.compare import Crossover
@@ -17,10 +17,10 @@ from simlib.stats.crossing import ratio_crossovers
 from simlib.stats.curve import Curve
 from simlib.stats.estimate import curve_of, units_of
 from simlib.stats.family import Comparison, decide
-from simlib.stats.intervals import Interval
 from simlib.stats.joint import joint
 from simlib.stats.relaxation import relaxation_requests
 from simlib.stats.stability import Load, drift, judge
+from simlib.study.measurement.length import length_of
 
 METRICS: tuple[float | None, ...] = (None, *PERCENTS)
 
@@ -71,8 +71,8 @@ def power(change: float, same_requests: bool, families: int, seed: int) -> Power
             curves = []
             for k, side in enumerate((Side(), slower_by(change, rho))):
                 gaps, work = draws[0 if same_requests else k]
-                ttft = side.ttft(np.cumsum(gaps, axis=1) / rho, work)[:, warmup:]
-                units = units_of(ttft, side.run_length(rho, replicates, requests))
+                ttft, works = side.serve(gaps / rho, work).window(warmup)
+                units = units_of(ttft, length_of(works))
                 curves.append([curve_of(units, metric) for metric in (None, 99.0)])
             family += [Comparison(joint(b, c), True) for b, c in zip(*curves, strict=True)]
         outcomes = [one.outcome for one in decide(family)]
@@ -94,47 +94,31 @@ def power(change: float, same_requests: bool, families: int, seed: int) -> Power
     )
 
 
-@dataclass(frozen=True)
-class Crossings:
-    """Crossovers of a faster server behind a constant transfer against a slower one."""
-
-    metric: str
-    requests: int
-    replicates: int
-    truth: float
-    studies: int
-    covered_percent: float
-    """Of the studies with exactly one crossover."""
-    one_percent: float
-    open_percent: float
-    bias_percent: float
-    """Of the median estimate, relative to the truth."""
-    contradicted_percent: float
-    """Studies in which a claimed difference lies inside the crossover's interval."""
+CANDIDATE = Side(0.75, 3.0)
+LOADS = (0.25, 0.4, 0.55, 0.7, 0.8, 0.88)
 
 
-CANDIDATE = Side(0.8, 2.0)
-LOADS = (0.2, 0.35, 0.5, 0.65, 0.75, 0.85)
+def crossings(
+    requests: int, replicates: int, studies: int, rng: np.random.Generator
+) -> list[tuple[float | None, float, list[list[Crossover]]]]:
+    """Return, for mean and p99, the true crossover along the load, and those of each study.
 
-
-def crossing_rows(requests: int, replicates: int, studies: int, seed: int) -> list[Crossings]:
-    """Return how well crossovers of mean and p99 are found along the load."""
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
+    A faster server behind a constant transfer against a slower one.
+    """
     warmup = int(WARMUP_SHARE * requests)
     shape = (replicates, requests + warmup)
     metrics = (None, 99.0)
-    found: dict[float | None, list[tuple[list[Crossover], bool]]] = {m: [] for m in metrics}
+    found: dict[float | None, list[list[Crossover]]] = {metric: [] for metric in metrics}
     for _ in range(studies):
         gaps, work = rng.standard_exponential(shape), rng.standard_exponential(shape)
         curves: dict[float | None, list[tuple[Curve, Curve]]] = {m: [] for m in metrics}
         for rho in LOADS:
-            arrival = np.cumsum(gaps, axis=1) / rho
+            served = [side.serve(gaps / rho, work).window(warmup) for side in (Side(), CANDIDATE)]
+            lengths = [length_of(works) for _, works in served]
+            batches = min(length.batches() for length in lengths)
             units = [
-                units_of(
-                    side.ttft(arrival, work)[:, warmup:],
-                    side.run_length(rho, replicates, requests),
-                )
-                for side in (Side(), CANDIDATE)
+                units_of(ttft, length, batches=batches)
+                for (ttft, _), length in zip(served, lengths, strict=True)
             ]
             for metric in metrics:
                 curves[metric].append((curve_of(units[0], metric), curve_of(units[1], metric)))
@@ -145,37 +129,14 @@ def crossing_rows(requests: int, replicates: int, studies: int, seed: int) -> li
         ]
         for k, metric in enumerate(metrics):
             part = slice(k * len(LOADS), (k + 1) * len(LOADS))
-            crossings = ratio_crossovers(LOADS, bands[part])
-            claimed = [
-                at
-                for at, one in zip(LOADS, decisions[part], strict=True)
-                if one.outcome in ("faster", "slower")
-            ]
-            inside = any(one.x.low < at < one.x.high for one in crossings for at in claimed)
-            found[metric].append((crossings, inside))
-    rows = []
-    for place, metric in ((0, None), (3, 99.0)):
-        truth = optimize.brentq(
-            lambda rho, i=place: CANDIDATE.truth(rho)[i] - Side().truth(rho)[i], 0.05, 0.9
+            found[metric].append(ratio_crossovers(LOADS, bands[part]))
+    truths = [
+        optimize.brentq(
+            lambda rho, i=place: CANDIDATE.truth(rho)[i] - Side().truth(rho)[i], 0.05, 0.95
         )
-        single = [crossings[0].x for crossings, _ in found[metric] if len(crossings) == 1]
-        rows.append(
-            Crossings(
-                name_of(metric),
-                requests,
-                replicates,
-                float(truth),
-                studies,
-                percent(sum(x.contains(truth) for x in single), len(single)),
-                percent(len(single), studies),
-                percent(sum(math.isinf(x.low) or math.isinf(x.high) for x in single), studies),
-                100.0 * (float(np.median([x.estimate for x in single])) / truth - 1.0)
-                if single
-                else math.nan,
-                percent(sum(inside for _, inside in found[metric]), studies),
-            )
-        )
-    return rows
+        for place in (0, 3)
+    ]
+    return [(m, float(truth), found[m]) for m, truth in zip(metrics, truths, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -218,78 +179,4 @@ def stability_rows(points: int, seed: int) -> list[Verdicts]:
                     for kind in ("stable", "undetermined", "unstable")
                 ]
                 rows.append(Verdicts(rho, requests, replicates, known, len(verdicts), *shares))
-    return rows
-
-
-@dataclass(frozen=True)
-class Control:
-    """What control variates gain."""
-
-    queue: str
-    rho: float
-    replicates: int
-    controls: int
-    metric: str
-    studies: int
-    gain: float
-    """Variance of the plain estimate over that of the controlled one, over the studies."""
-    width_gain: float
-    """Median ratio of the intervals' widths, squared."""
-    covered_percent: float
-
-
-def control_rows(
-    sigma: float | None, rho: float, replicates: int, studies: int, seed: int
-) -> list[Control]:
-    """Return the gain of controlling the offered load, squared work and arrivals."""
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(5,)))
-    requests, warmup = 2_000, 500
-    queue = Queue("M/M/1" if sigma is None else f"M/G/1, sigma {sigma:g}", 1, sigma)
-    moments = [queue.work_moment(k) for k in (1, 2)]
-    length = queue.run_length(rho, replicates, requests)
-    truth = queue.truth(rho)
-    rows = []
-    shape = (replicates, requests + warmup)
-    found: dict[tuple[float | None, bool], list[Interval]] = {}
-    controls = 0
-    for _ in range(studies):
-        gaps = rng.standard_exponential(shape)
-        prompt, work = queue.draw_work(rng, shape)
-        arrival = np.cumsum(gaps, axis=1) / rho
-        ttft = (waits(arrival, work, 1) + prompt)[:, warmup:]
-        deviations = np.stack(
-            [
-                work.mean(axis=1) - moments[0] - (gaps.mean(axis=1) - 1.0),  # offered load
-                (work**2).mean(axis=1) - moments[1],
-                gaps.mean(axis=1) - 1.0,
-            ],
-            axis=1,
-        )
-        for use in (False, True):
-            units = units_of(ttft, length, deviations=deviations if use else None)
-            controls = max(controls, units.design.controls if units.design else 0)
-            for metric in (None, 50.0, 90.0):
-                found.setdefault((metric, use), []).append(curve_of(units, metric).interval())
-    for metric in (None, 50.0, 90.0):
-        plain, sharp = found[metric, False], found[metric, True]
-        true = truth[METRICS.index(metric)]
-        spread = [float(np.var([one.estimate for one in side])) for side in (plain, sharp)]
-        widths = [
-            (a.half_width / b.half_width) ** 2
-            for a, b in zip(plain, sharp, strict=True)
-            if math.isfinite(a.half_width + b.half_width)
-        ]
-        rows.append(
-            Control(
-                queue.name,
-                rho,
-                replicates,
-                controls,
-                name_of(metric),
-                studies,
-                spread[0] / spread[1],
-                float(np.median(widths)) if widths else math.nan,
-                percent(sum(one.contains(true) for one in sharp), studies),
-            )
-        )
     return rows

@@ -6,7 +6,7 @@ decisions share results, and a killed search goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +18,13 @@ from simlib.core.config import SimConfig
 from simlib.core.records import Floats, RequestRecords, in_window, ttft_parts
 from simlib.core.slo import Slo, within_parts
 from simlib.errors import InvalidParameterError
+from simlib.serving.saturation import Need, needs_of
 from simlib.stats.intervals import mean_interval
 from simlib.stats.root_finding import Attainment
-from simlib.stats.stability import Stability, verdict_of_drifts
+from simlib.stats.stability import Stability
 from simlib.study.jobs.simulate import simulate
 from simlib.study.jobs.store import read_records, result_path, write_records
-from simlib.study.measurement.measure import Measurement, Replicates
+from simlib.study.measurement.measure import Measurement, Replicates, stability_of
 from simlib.study.plan.grid import point_id, run_settings
 from simlib.study.plan.searches import check_has_rate
 from simlib.workload.traces import load_trace
@@ -78,6 +79,8 @@ class Load:
     simulated: Callable[[], None] = lambda: None
     runs: dict[float, list[Run]] = field(default_factory=dict)
     """By rate, replicate by replicate."""
+    needs: dict[str, Need] | None = None
+    """What requests need of the pools, which the rate does not change; found at first use."""
 
     def __post_init__(self) -> None:
         """Refuse arrivals that have no rate."""
@@ -118,6 +121,8 @@ class Load:
         """Return the attainment of each replicate at a rate; see `find_capacity`."""
         runs = self.runs.setdefault(rate, [])
         config = self.at(rate)
+        if self.needs is None:
+            self.needs = needs_of(config)
         for replicate in range(len(runs), 1 if self.replays else replicates):
             runs.append(
                 run_of(
@@ -126,6 +131,7 @@ class Load:
                     self.slo,
                     replicate,
                     TRACE_PARTS if self.replays else 1,
+                    self.needs,
                 )
             )
         shares = np.concatenate([run.shares for run in runs])
@@ -134,9 +140,7 @@ class Load:
 
     def stability(self, rate: float) -> Stability:
         """Return whether the queue is in a steady state at a rate that was measured."""
-        measured = [run.measurement for run in self.runs[rate]]
-        rho = {p: float(np.mean([m.rho[p] for m in measured])) for p in measured[0].rho}
-        return verdict_of_drifts(rho, [m.drift for m in measured])
+        return stability_of([run.measurement for run in self.runs[rate]])
 
     def records(self, config: SimConfig, replicate: int) -> RequestRecords:
         """Return a replicate of a simulation, from the results folder if it is there."""
@@ -189,7 +193,12 @@ class Load:
 
 
 def run_of(
-    records: RequestRecords, config: SimConfig, slo: Slo, replicate: int, sections: int = 1
+    records: RequestRecords,
+    config: SimConfig,
+    slo: Slo,
+    replicate: int,
+    sections: int = 1,
+    needs: Mapping[str, Need] | None = None,
 ) -> Run:
     """Return what a replicate's records say, its window cut into `sections` of equal size.
 
@@ -208,7 +217,7 @@ def run_of(
     good = np.logical_and.reduce(list(parts.values()))
     late = counted.select(~good)
     ended = (records.finish_s >= window[0]) & (records.finish_s < window[1])
-    measured = Replicates(config)
+    measured = Replicates(config, needs=needs)
     measured.add(records)
     return Run(
         shares=np.array([np.mean(section) for section in np.array_split(good, sections)]),

@@ -14,10 +14,10 @@ from simlib.core.records import Floats, RequestRecords, in_window, ttft_parts, t
 from simlib.core.summary import (
     Sample,
     counted_requests,
-    offered_load,
     request_samples,
     summarise,
 )
+from simlib.serving.saturation import Need, needs_of
 from simlib.stats.intervals import Interval
 from simlib.stats.relaxation import RunLength
 from simlib.stats.stability import Drift, Stability, drift, judge
@@ -34,12 +34,15 @@ class Measurement:
 
     statistics: dict[str, Any]
     """As `simlib.core.summary.summarise` returns them."""
-    rho: dict[str, float]
-    """Offered load by pool."""
     work: Work
     parts: dict[str, float]
     """Mean of each part of TTFT, seconds; they sum to the mean of ``first_decode_step`` TTFT."""
     drift: Drift
+
+    @property
+    def rho(self) -> dict[str, float]:
+        """Offered load by pool."""
+        return {name: pool.rho for name, pool in self.work.pools.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,10 @@ class PointMeasurement:
 
     def rho(self) -> dict[str, float]:
         """Return the offered load of each pool, mean over the replicates."""
-        return _mean_rho(self.replicates)
+        return {
+            pool: float(np.mean([one.rho[pool] for one in self.replicates]))
+            for pool in self.replicates[0].rho
+        }
 
     def total(self, count: str) -> int:
         """Return a count summed over the replicates."""
@@ -110,14 +116,19 @@ class Replicates:
     measured: list[Measurement] = field(default_factory=list)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     """Of each metric, by replicate."""
+    needs: Mapping[str, Need] | None = None
+    """What requests need of each batching pool; found when the first replicate comes."""
 
     def add(self, records: RequestRecords) -> None:
         """Measure the next replicate."""
+        if self.needs is None:
+            self.needs = needs_of(self.config)
         counted = counted_requests(records, self.config)
         samples = request_samples(counted, self.config, len(self.measured))
         for name, one in samples.items():
             self.samples.setdefault(name, []).append(one)
-        self.measured.append(_measurement(records, counted, samples, self.config))
+        work = work_of(records, self.config, self.needs)
+        self.measured.append(_measurement(records, counted, samples, self.config, work))
 
     def metric(self, name: str) -> dict[str, Measured]:
         """Return what the replicates so far say of a metric, by statistic."""
@@ -128,6 +139,13 @@ class Replicates:
     def length(self, *, before_decode: bool = False) -> RunLength:
         """Return how long the runs so far are, against what the queues need."""
         return length_of([one.work for one in self.measured], before_decode=before_decode)
+
+
+def stability_of(replicates: Sequence[Measurement]) -> Stability:
+    """Return the verdict on a point: its loads, the drift of its waits, the length of its runs."""
+    works = [one.work for one in replicates]
+    relaxations = length_of(works).relaxations
+    return judge(loads_of(works), [one.drift for one in replicates], relaxations)
 
 
 def measure_point(replicates: Sequence[RequestRecords], config: SimConfig) -> PointMeasurement:
@@ -151,11 +169,7 @@ def measure_point(replicates: Sequence[RequestRecords], config: SimConfig) -> Po
     return PointMeasurement(
         replicates=tuple(taken.measured),
         measured=measured,
-        stability=judge(
-            loads_of([one.work for one in taken.measured]),
-            [one.drift for one in taken.measured],
-            length.relaxations,
-        ),
+        stability=stability_of(taken.measured),
         length=length,
         prefill_length=taken.length(before_decode=True),
         warmup=suggested_warmup_s(
@@ -179,13 +193,12 @@ def _measurement(
     counted: RequestRecords,
     samples: Mapping[str, Sample],
     config: SimConfig,
+    work: Work,
 ) -> Measurement:
     parts = ttft_parts(counted)
-    rho = offered_load(records, config)
     return Measurement(
         statistics=summarise(records, config, samples),
-        rho=rho,
-        work=work_of(records, config, rho),
+        work=work,
         parts={name: float(np.mean(values)) for name, values in parts.items() if len(values)}
         or dict.fromkeys(parts, float("nan")),
         drift=drift(queue_waits_s(counted, config), counted.arrival_s),
@@ -206,7 +219,3 @@ def queue_waits_s(counted: RequestRecords, config: SimConfig) -> Floats:
     parts = ttft_parts(counted)
     waits: Floats = starts - counted.arrival_s + parts["transfer_wait_s"] + parts["decode_wait_s"]
     return waits
-
-
-def _mean_rho(measured: Sequence[Measurement]) -> dict[str, float]:
-    return {pool: float(np.mean([one.rho[pool] for one in measured])) for pool in measured[0].rho}
