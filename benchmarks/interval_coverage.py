@@ -33,20 +33,20 @@ from simlib.study.measurement.length import Work, length_of
 
 QUEUES = (
     Queue("M/M/1", 1, None),
-    Queue("M/M/3", 3, None),
-    Queue("M/H2/1, scv 4", 1, None, 4.0),
-    Queue("M/G/1, sigma 0.7", 1, 0.7),
-    Queue("M/G/2, sigma 1.2", 2, 1.2),
-    Queue("tandem, sigma 0.7", 0, 0.7),
-    Queue("tandem, sigma 1.2", 0, 1.2),
+    Queue("M/M/5", 5, None),
+    Queue("M/H2/1, scv 2.5", 1, None, 2.5),
+    Queue("M/G/1, sigma 0.8", 1, 0.8),
+    Queue("M/G/2, sigma 1.3", 2, 1.3),
+    Queue("tandem, sigma 0.6", 0, 0.6),
+    Queue("tandem, sigma 1.3", 0, 1.3),
 )
-RHOS = (0.4, 0.65, 0.75, 0.83, 0.9, 0.97)
+RHOS = (0.45, 0.6, 0.78, 0.86, 0.92, 0.96)
 REQUESTS = (1_000, 8_000)
 REPLICATES = (1, 3, 5, 10, 30)
-PAIR_SIGMAS = (0.7, 1.2)
-PAIR_RHOS = (0.4, 0.65, 0.83, 0.9)
+PAIR_SIGMAS = (0.8, 1.3)
+PAIR_RHOS = (0.45, 0.78, 0.92)
 PAIR_REPLICATES = (3, 5, 10, 30)
-SERVING_RHOS = (0.6, 0.85, 0.95)
+SERVING_RHOS = (0.5, 0.8, 0.92)
 SERVING_REQUESTS = (1_000, 4_000)
 _RUNS_AT_ONCE = 300
 
@@ -216,7 +216,7 @@ def crossover_cells(
     requests: int, replicates: int, studies: int, rng: np.random.Generator
 ) -> list[Cell]:
     """Return the coverage of crossovers, of the studies that find exactly one."""
-    where = ("M/M/1 : 1.3 times as fast + constant", math.nan, requests, replicates)
+    where = ("M/M/1 : 1.4 times as fast + constant", math.nan, requests, replicates)
     return [
         cell(
             where,
@@ -285,7 +285,7 @@ def read_cells(path: Path) -> list[Cell]:
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--studies", default=300, show_default=True, help="Studies a cell.")
-@click.option("--seed", default=20261124, show_default=True)
+@click.option("--seed", default=20261201, show_default=True)
 @click.option("--most", type=int, help="Stop after so many cases.")
 @click.option("--only", default="", help="Only cases whose name has this part.")
 def main(output: Path, studies: int, seed: int, most: int | None, only: str) -> None:

@@ -76,21 +76,22 @@ class Serving:
         return Truth.of_runs(ttft for ttft, _ in long)
 
 
+_LLAMA_70B = {
+    "serving": "batching",
+    "latency": {
+        "kind": "roofline",
+        "model": "llama-3.1-70b",
+        "step_overhead_s": 0.0015,
+        "sequence_overhead_s": 50e-6,
+    },
+    "prompt_tokens": {"mode": "p50_p90", "p50": 1500, "p90": 4000},
+    "output_tokens": {"mode": "p50_p90", "p50": 250, "p90": 600},
+}
 SERVING = (
+    Serving("Llama 70B, 2 mono", _LLAMA_70B | {"mode": "mono"}),
     Serving(
-        "batching, 2 mono, 16 sequences each",
-        {
-            "mode": "mono",
-            "serving": "batching",
-            "batching_mono": {"pool": {"replicas": 2, "max_batch_size": 16}},
-        },
+        "Llama 70B, 2 mono of 12 sequences",
+        _LLAMA_70B | {"mode": "mono", "batching_mono": {"pool": {"max_batch_size": 12}}},
     ),
-    Serving(
-        "batching, 1P1D, KV cache of 20,000 tokens",
-        {
-            "mode": "disagg",
-            "serving": "batching",
-            "batching_disagg": {"decode": {"kv_capacity_tokens": 20_000}},
-        },
-    ),
+    Serving("Llama 70B, 1P1D", _LLAMA_70B | {"mode": "disagg"}),
 )

@@ -94,8 +94,8 @@ def power(change: float, same_requests: bool, families: int, seed: int) -> Power
     )
 
 
-CANDIDATE = Side(0.75, 3.0)
-LOADS = (0.25, 0.4, 0.55, 0.7, 0.8, 0.88)
+CANDIDATE = Side(0.7, 4.0)
+LOADS = (0.2, 0.4, 0.5, 0.65, 0.75, 0.86)
 
 
 def crossings(

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from simlib.errors import InvalidParameterError
-from simlib.stats.controls import Design, controlled
 from simlib.stats.curve import Curve, mean_curve, no_curve
 from simlib.stats.intervals import RESOLUTION, Floats
 from simlib.stats.relaxation import (
     BATCH_RELAXATIONS,
     FEWEST_BATCHES,
+    FEWEST_EFFECTIVE,
+    HEAVY_TAIL,
     LARGEST_BIAS,
     RunLength,
 )
@@ -34,7 +33,6 @@ class Units:
     mean: float
     """Mean over the replicates of their means."""
     length: RunLength
-    design: Design | None
     unit: str
 
     @property
@@ -48,7 +46,6 @@ def units_of(
     length: RunLength | None = None,
     *,
     batches: int | None = None,
-    deviations: ArrayLike | None = None,
 ) -> Units:
     """Cut runs into units: replicates, or batches of them where replicates are few and long.
 
@@ -61,8 +58,6 @@ def units_of(
     batches : int, optional
         Into how many each run is cut; by default `RunLength.batches`. Two sides that are to be
         compared need the same.
-    deviations : array_like, shape (replicates, controls), optional
-        Control variates less their known means. Not used where replicates are cut.
     """
     length = length or RunLength(len(runs), min((len(run) for run in runs), default=0))
     each = max(length.batches() if batches is None else batches, 1)
@@ -70,32 +65,27 @@ def units_of(
     own = [float(np.mean(run)) if len(run) else math.nan for run in runs]
     means = np.array([float(np.mean(part)) if len(part) else math.nan for part in cut])
     unit = "replicates" if each == 1 else f"batches ({each} of each run)"
-    if deviations is not None and np.shape(deviations)[0] != len(runs):
-        raise InvalidParameterError("deviations", np.shape(deviations)[0], f"{len(runs)} rows")
-    design = controlled(deviations) if deviations is not None and each == 1 else None
     mean = float(np.mean(own)) if own else math.nan
     parts = [np.sort(part) for part in cut]
     pooled = np.sort(np.concatenate(parts)) if parts else np.empty(0)
-    return Units(parts, pooled, means, mean, length, design, unit)
+    return Units(parts, pooled, means, mean, length, unit)
 
 
 def curve_of(units: Units, percent: float | None) -> Curve:
     """Return the confidence curve of the mean (`percent` None) or a percentile.
 
     Its upper end is open where the runs are too short for it (`RunLength.too_short`), or started
-    empty too recently: where the initial bias may exceed a quarter of the distance to that end. It
+    empty too recently: where the initial bias may exceed a tenth of the distance to that end. It
     is open, too, where batches of a single run are seen to be correlated. What does not vary from
     request to request is not a matter of length.
     """
     length = units.length
     if percent is None:
-        curve = mean_curve(units.means, units.design, unit=units.unit)
-        if units.design is None and not math.isnan(units.mean):
+        curve = mean_curve(units.means, unit=units.unit, waits=True)
+        if not math.isnan(units.mean):
             curve = replace(curve, estimate=units.mean)
     else:
-        curve = percentile_curve(
-            units.parts, percent, units.design, pooled=units.pooled, unit=units.unit
-        )
+        curve = percentile_curve(units.parts, percent, pooled=units.pooled, unit=units.unit)
     if units.constant:
         return curve
     if length.runs == 1 and length.batches() == 0:
@@ -104,19 +94,33 @@ def curve_of(units: Units, percent: float | None) -> Curve:
             f"{FEWEST_BATCHES * BATCH_RELAXATIONS:.0f} would"
         )
         return no_curve(curve.method, reason, curve.estimate)
-    reason = "" if curve.missing else _why_open(curve, length, units.means, percent)
+    reason = "" if curve.missing else _why_open(curve, units, percent)
     return replace(curve, open_above=reason) if reason else curve
 
 
-def _why_open(curve: Curve, length: RunLength, means: Floats, percent: float | None) -> str:
+def _why_open(curve: Curve, units: Units, percent: float | None) -> str:
     """Return why a curve is open above; empty if it is not."""
-    short = length.too_short(percent) or (correlated(means) if length.runs == 1 else "")
+    length = units.length
+    short = length.too_short(percent) or (correlated(units.means) if length.runs == 1 else "")
+    if not short and percent is None and effective(units.pooled) < FEWEST_EFFECTIVE:
+        short = HEAVY_TAIL
     if short or curve.open_above:
         return short or curve.open_above
     end = curve.interval().high
     if length.bias * abs(curve.estimate) > LARGEST_BIAS * (end - curve.estimate):  # NaN: not known
         return f"the run's empty start may shorten it by {100 * length.bias:.1f}%"
     return ""
+
+
+def effective(values: Floats) -> float:
+    """Return how many values the mean rests on: their number over their kurtosis around 0.
+
+    A mean may have heavier tails than the work of its requests, as where the time of a prefill
+    grows with the square of its prompt.
+    """
+    square = values[np.isfinite(values)] ** 2
+    fourth = float(square @ square)
+    return float(np.sum(square)) ** 2 / fourth if fourth > 0 else math.inf
 
 
 def correlated(batches: Floats) -> str:

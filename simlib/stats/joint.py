@@ -25,8 +25,7 @@ from typing import Protocol
 import numpy as np
 
 from simlib.errors import InvalidParameterError
-from simlib.stats.controls import Design
-from simlib.stats.curve import Curve, mean_curve, score_of_0
+from simlib.stats.curve import Curve, mean_curve, score_of_0, standard_error
 from simlib.stats.intervals import Floats, Interval, empty, t_p_value, t_quantile
 
 _ANGLES = np.linspace(0.0, 2.0 * math.pi, 1441)
@@ -94,8 +93,8 @@ def joint(b: Curve, c: Curve, margin: float = 0.05, level: float = 0.95) -> Join
         )
     r = correlation(b, c)
     t = t_quantile(level, min(b.degrees_of_freedom, c.degrees_of_freedom))
-    if b.values is not None and c.values is not None and b.design is not None:
-        region: _Region = _Means(b, c, b.design, r)
+    if b.values is not None and c.values is not None:
+        region: _Region = _Means(b, c)
     else:
         region = _Ellipse(b, c, r)
     low, high = region.differences(t)
@@ -161,13 +160,11 @@ class _Means:
 
     b: Curve
     c: Curve
-    design: Design
-    r: float
 
     def _curve(self, ratio: float) -> Curve:
         assert self.b.values is not None
         assert self.c.values is not None
-        return mean_curve(self.c.values - ratio * self.b.values, self.design)
+        return mean_curve(self.c.values - ratio * self.b.values)
 
     def differences(self, t: float) -> tuple[float, float]:
         low, high = self._curve(1.0).value_at(np.array([t, -t])).tolist()
@@ -198,9 +195,7 @@ class _Means:
         """Return what `score` does, of many ratios at once."""
         assert self.b.values is not None
         assert self.c.values is not None
-        away = self.c.values - ratios[:, None] * self.b.values
-        residuals = self.design.residuals(away)
-        return score_of_0(self.design.estimate(away), residuals, self.design)
+        return score_of_0(self.c.values - ratios[:, None] * self.b.values)
 
     def score(self, ratio: float) -> float:
         return float(self._curve(ratio).score_of(np.array(0.0)))
@@ -208,9 +203,8 @@ class _Means:
     def gain(self) -> float:
         assert self.b.values is not None
         assert self.c.values is not None
-        paired = float(self.design.error(self.design.residuals(self.c.values - self.b.values)))
-        sides = (self.b.values, self.c.values)
-        errors = [float(self.design.error(self.design.residuals(side))) for side in sides]
+        sides = (self.b.values, self.c.values, self.c.values - self.b.values)
+        *errors, paired = (float(standard_error(side - np.mean(side))) for side in sides)
         return _gain(errors, paired**2)
 
 

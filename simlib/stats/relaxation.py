@@ -36,12 +36,13 @@ chosen by coverage, on other cases than the documented coverage table has."""
 FEWEST_BURSTS = 6.0
 """Relaxation times, in all runs together, that lie beyond a percentile: about the number of
 independent bursts there."""
-LARGEST_BIAS = 0.25
+LARGEST_BIAS = 0.1
 """Initial bias that is small enough, as a share of the distance to the interval's upper end."""
 FEWEST_EFFECTIVE = 100.0
 """Requests over the kurtosis of their work: with fewer, the longest few decide the mean."""
 FEWEST_TAIL = 4.0
 """The same for a p99; in proportion to what lies beyond for other percentiles."""
+HEAVY_TAIL = "the longest few requests decide it (heavy tail)"
 BATCH_RELAXATIONS = 10.0
 """Batches shorter than this are correlated."""
 FEWEST_BATCHES = 10
@@ -151,7 +152,7 @@ class RunLength:
             )
         needed = FEWEST_EFFECTIVE if percent is None else FEWEST_TAIL * 0.01 / beyond
         if effective < needed:
-            return "the longest few requests decide it (heavy tail)"
+            return HEAVY_TAIL
         return ""
 
     def requests_for(self, percent: float | None) -> float:

@@ -2,8 +2,9 @@
 
 The spread of the replicates' own percentiles says little of the pooled percentile's error where
 few long busy periods make the tail. But the share of requests beyond a value x is a mean over
-replicates, with a confidence curve of its own, and the p99 may be any x beyond which the share may
-be 1%. Nothing is assumed of the tail's shape, and an upper end that the data do not bound is open.
+replicates, with a confidence curve of its own (skewed as waits are, the more the further out), and
+the p99 may be any x beyond which the share may be 1%. Nothing is assumed of the tail's shape, and
+an upper end that the data do not bound is open.
 
 Source: R. S. Woodruff, "Confidence intervals for medians and other position measures", *Journal of
 the American Statistical Association* 47 (1952), doi:10.1080/01621459.1952.10483443.
@@ -16,8 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simlib.stats.controls import Design, plain
-from simlib.stats.curve import Curve, no_curve, skewness, transform
+from simlib.stats.curve import Curve, no_curve, skewness_of_waits, standard_error, transform
 from simlib.stats.intervals import Floats, enough_for_percentile
 
 FEWEST_BURSTS = 4.0
@@ -32,7 +32,6 @@ _FARTHEST = 20.0
 def percentile_curve(
     runs: Sequence[Floats],
     q: float,
-    design: Design | None = None,
     *,
     pooled: Floats | None = None,
     unit: str = "replicates",
@@ -51,8 +50,6 @@ def percentile_curve(
         never got so far: it lies beyond every value.
     q : float
         Percent, 0 < q < 100. All together must have 10 requests beyond it.
-    design : Design, optional
-        Control variates; none by default.
     pooled : array, shape (all requests,), optional
         All values together, sorted; saves sorting them for each percentile.
     """
@@ -68,9 +65,6 @@ def percentile_curve(
         return no_curve(method, short)
     if not all(run.size for run in runs):
         return no_curve(method, f"some of {n} {unit} have no requests")
-    design = design or plain(n)
-    if design.controls:
-        method += f", {design.controls} control variates"
     if missing >= share * pooled.size:
         return no_curve(method, f"{missing} of {pooled.size} requests have no value")
 
@@ -79,16 +73,16 @@ def percentile_curve(
         return np.stack(beyond, axis=1)
 
     def scores(values: Floats) -> Floats:
-        return _scores(shares(values), share, design)
+        return _scores(shares(values), share)
 
-    if design.degrees_of_freedom < 1:
+    if n == 1:
         return no_curve(method, f"one of {unit} gives no interval", _plain(pooled, q))
     values = _candidates(present, scores)
-    table = np.minimum.accumulate(scores(values))  # controls can make it rise a little
-    estimate = _plain(pooled, q) if design.controls == 0 else _root(values, table)
+    table = np.minimum.accumulate(scores(values))  # skewness can make it rise a little
+    estimate = _plain(pooled, q)
     own = shares(np.array([estimate]))[0]
-    residuals = design.residuals(own)
-    variance = float(design.error(residuals)) ** 2
+    residuals = own - np.mean(own)
+    variance = float(standard_error(residuals)) ** 2
     bursts = share**2 / variance if variance > 0 else math.inf
     few = f"fewer than {FEWEST_BURSTS:g} independent bursts lie beyond p{q:g} ({bursts:.1f})"
 
@@ -105,10 +99,9 @@ def percentile_curve(
         value_at,
         score_of,
         residuals,
-        design.degrees_of_freedom,
+        n - 1,
         method,
         open_above=few if bursts < FEWEST_BURSTS else "",
-        gain=design.gain(own),
     )
 
 
@@ -120,15 +113,6 @@ def _plain(pooled: Floats, q: float) -> float:
     if place == low or below == above:
         return below
     return math.inf if math.isnan(above) else below + (place - low) * (above - below)
-
-
-def _root(values: Floats, table: Floats) -> float:
-    """Return where the score passes 0."""
-    at = min(int(np.searchsorted(-table, 0.0)), values.size - 1)
-    if at == 0 or not np.isfinite(table[at] - table[at - 1]) or table[at - 1] == table[at]:
-        return float(values[at])
-    part = table[at - 1] / (table[at - 1] - table[at])
-    return float(values[at - 1] + part * (values[at] - values[at - 1]))
 
 
 def _candidates(pooled: Floats, scores: object) -> Floats:
@@ -149,14 +133,16 @@ def _candidates(pooled: Floats, scores: object) -> Floats:
     return np.unique(pooled[np.union1d(fine, inside)])
 
 
-def _scores(shares: Floats, share: float, design: Design) -> Floats:
+def _scores(shares: Floats, share: float) -> Floats:
     """Return the score of `share`, from the replicates' shares; shape (values, replicates)."""
-    residuals = design.residuals(shares)
-    error = design.error(residuals)
-    away = design.estimate(shares) - share
+    mean = np.mean(shares, axis=1)
+    residuals = shares - mean[:, None]
+    error = standard_error(residuals)
+    away = mean - share
     alike = error <= 1e-12
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(alike, 0.0, away / np.where(alike, 1.0, error))
     sure = np.where(np.abs(away) <= 1e-12, 0.0, np.copysign(np.inf, away))
-    score = transform(t, skewness(residuals) / math.sqrt(shares.shape[1]))
+    skew = skewness_of_waits(residuals, max(1.0 - 2.0 * share, 0.0))  # a median's is not skewed
+    score = transform(t, skew / math.sqrt(shares.shape[1]))
     return np.where(alike, sure, score)

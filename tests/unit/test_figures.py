@@ -39,6 +39,8 @@ class Tables:
         requests=False,
         missing=(),
         lower_bounds="",
+        verdicts=("slower", "too close to call", "slower"),
+        turned=None,
     ):
         self.study = folder / "study.json"
         self.tables = folder / "tables"
@@ -59,7 +61,7 @@ class Tables:
             summary.append(_summary_line(where, index, verdict, missing, lower_bounds))
         _write(self.tables / "summary.csv", summary)
         if compare:
-            self._compare(factors, compare, unstable, unfair)
+            self._compare(factors, compare, unstable, unfair, verdicts, turned or {})
         if crossover:
             _write(self.tables / "crossover.csv", _crossings(factors, compare, crossover))
         if requests:
@@ -78,7 +80,7 @@ class Tables:
         }
         self.study.write_text(json.dumps(study))
 
-    def _compare(self, factors, compare, unstable, unfair):
+    def _compare(self, factors, compare, unstable, unfair, verdicts, turned):
         comparison, attribution = [], []
         factor, baseline = compare["factor"], compare["baseline"]
         others = {name: levels for name, levels in factors.items() if name != factor}
@@ -95,11 +97,12 @@ class Tables:
                     else "stable"
                     for name, side in (("baseline", baseline), ("candidate", candidate))
                 }
-                verdict = "no significant difference" if i == 1 else "slower"
+                verdict = verdicts[i % len(verdicts)]
                 for statistic in STATISTICS:
                     line = {**head, "statistic": f"{statistic}_ttft_s", "ratio": 1 + size}
                     line |= _interval("difference_s", size)
-                    comparison.append({**line, "verdict": verdict, **sides, "unfair": unfair})
+                    line |= {"verdict": verdict, "other_definitions": turned.get(i, "")}
+                    comparison.append({**line, **sides, "unfair": unfair})
                 for part in (*TTFT_PARTS, "total"):
                     share = size if part in ("decode_wait_s", "total") else 0.0
                     attribution.append({**head, "part": part, **_interval("difference_s", share)})
@@ -289,6 +292,31 @@ def test_differences_mark_verdicts_and_instability(tmp_path):
     (figure,) = figures(study.data(), "difference").values()
     for ax in figure.axes:
         assert dict(marks(ax)) == {1: "filled", 2: "cross", 4: "hollow"}
+
+
+def test_differences_tell_equal_from_too_close_and_ring_what_a_definition_turns(tmp_path):
+    study = Tables(
+        tmp_path,
+        RATES,
+        compare=MODES,
+        verdicts=("equal within 7%", "too close to call", "slower"),
+        turned={2: "prefill_end: faster"},
+    )
+    (figure,) = figures(study.data(), "difference").values()
+    for ax in figure.axes:
+        drawn = {line.get_marker(): list(line.get_xdata()) for line in ax.lines}
+        assert drawn["$=$"] == [1]
+        assert drawn["x"] == [2]
+        rings = [line for line in ax.lines if line.get_markersize() > 10]
+        assert [list(line.get_xdata()) for line in rings] == [[4]]
+        assert rings[0].get_markerfacecolor() == "none"
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[-4:] == [
+        "significant difference",
+        "equal within 7%",
+        "too close to call",
+        "another TTFT definition says otherwise",
+    ]
 
 
 @pytest.mark.parametrize("unfair", ["", "GPUs differ: 4 against 6"])

@@ -114,7 +114,7 @@ def test_identical_sides_differ_by_nothing():
     assert abs(found.difference.high) < 1e-3
     assert found.p_value == 1.0
     assert found.p_equal < 0.05
-    median = percentile_curve(runs(8, 500, 1.0, 1), 50.0)
+    median = percentile_curve(runs(16, 500, 1.0, 1), 50.0)
     assert joint(median, median).p_equal < 0.01
     constant = percentile_curve([np.full(500, 2.0)] * 5, 99.0)
     same = joint(constant, constant)

@@ -19,10 +19,13 @@ from simlib.study.figures.marks import (
     Limits,
     draw_intervals,
     draw_markers,
+    draw_rings,
     line_unstable,
     mark_legend,
     open_legend,
+    ring_legend,
     state_of_verdict,
+    turned,
 )
 from simlib.study.figures.place import Place
 from simlib.study.figures.style import SeriesStyle, axis_label, level_text, side_text
@@ -95,6 +98,8 @@ def draw_comparisons(
         ax.plot(x, kept, color=style.color, linestyle=style.linestyle, linewidth=1.1, zorder=3)
     draw_intervals(ax, x, low, high, style.color, limits)
     draw_markers(ax, x, y, [state_of_verdict(line) for _, line in drawn], style, limits)
+    rings = [(at, value) for at, value, (_, line) in zip(x, y, drawn, strict=True) if turned(line)]
+    draw_rings(ax, [at for at, _ in rings], [value for _, value in rings], style.color, limits)
 
 
 def shade_unstable(ax: Axes, data: StudyData, axis: XAxis, place: Place, statistic: str) -> None:
@@ -123,10 +128,17 @@ def comparison_legend(
     drawn = [(state_of_verdict(line), number(line, column), ends) for line, ends in known]
     return [
         *candidate_legend(data),
-        *mark_legend(drawn, verdicts=True),
+        *mark_legend(drawn, verdicts=True, equal=_equal_words([line for line, _ in known])),
+        *ring_legend([line for line, _ in known]),
         *open_legend([number(line, f"{column}_{e}") for line in stable for e in ("low", "high")]),
         *(shade_legend(data) if unstable else []),
     ]
+
+
+def _equal_words(lines: list[Line]) -> str:
+    """Return the verdict on sides that are practically equal: it says the study's margin."""
+    words = {line["verdict"] for line in lines if line["verdict"].startswith("equal within")}
+    return ", ".join(sorted(words)) or "identical"
 
 
 def has_intervals(lines: list[Line], column: str) -> bool:

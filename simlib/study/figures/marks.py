@@ -14,7 +14,10 @@ from simlib.study.figures.layout import LegendEntry
 from simlib.study.figures.style import GREY, SeriesStyle
 
 FILLED, HALF, HOLLOW, CROSS, DOT = "filled", "half filled", "hollow", "cross", "dot"
+EQUAL = "equal"
 SIGNIFICANT = ("faster", "slower")
+_SHAPES = {CROSS: "x", DOT: ".", EQUAL: "$=$"}
+_EDGES = {CROSS: 1.4, EQUAL: 0.5}
 Limits = tuple[float, float]
 
 
@@ -29,9 +32,17 @@ def state_of_verdict(line: Line) -> str:
     """Return how a line of comparison.csv is drawn."""
     if line_unstable(line):
         return HOLLOW
-    if line["verdict"] in SIGNIFICANT:
+    verdict = line["verdict"]
+    if verdict in SIGNIFICANT:
         return FILLED
-    return DOT if line["verdict"] == "not tested" else CROSS
+    if verdict == "identical" or verdict.startswith("equal within"):
+        return EQUAL
+    return DOT if verdict == "not tested" else CROSS
+
+
+def turned(line: Line) -> bool:
+    """Return whether another definition of TTFT gives a line of comparison.csv another verdict."""
+    return bool(line["other_definitions"]) and not line_unstable(line)
 
 
 def line_unstable(line: Line) -> bool:
@@ -56,7 +67,7 @@ def draw_markers(
     for place, value, state in zip(x, y, states, strict=True):
         if math.isnan(value):
             continue
-        marker = {CROSS: "x", DOT: "."}.get(state, style.marker)
+        marker = _SHAPES.get(state, style.marker)
         if not low <= value <= high:
             marker = "^" if value > high else "v"
         spot = (place, min(max(value, low), high))
@@ -69,12 +80,42 @@ def draw_markers(
             marker=marker,
             color=style.color,
             markerfacecolor="white" if state == HOLLOW else style.color,
-            markeredgewidth=1.4 if state == CROSS else 1.0,
+            markeredgewidth=_EDGES.get(state, 1.0),
             fillstyle="left" if state == HALF else "full",
             markerfacecoloralt="white",
             zorder=4,
             clip_on=False,
         )
+
+
+def draw_rings(
+    ax: Axes, x: Sequence[float], y: Sequence[float], color: str, limits: Limits
+) -> None:
+    """Draw a ring around each of some points within the axis."""
+    spots = [spot for spot in zip(x, y, strict=True) if limits[0] <= spot[1] <= limits[1]]
+    if spots:
+        ax.plot(
+            [place for place, _ in spots],
+            [value for _, value in spots],
+            color=color,
+            zorder=4,
+            clip_on=False,
+            **_RING,
+        )
+
+
+def ring_legend(lines: Sequence[Line]) -> list[LegendEntry]:
+    """Return the entry of rings around the verdicts that another definition of TTFT turns."""
+    if not any(map(turned, lines)):
+        return []
+    handle = Line2D([], [], color=GREY, **_RING)
+    return [LegendEntry(handle, "another TTFT definition says otherwise")]
+
+
+_RING: dict[str, Any] = {
+    "linestyle": "none", "marker": "o", "markersize": 11, "markerfacecolor": "none",
+    "markeredgewidth": 0.9,
+}  # fmt: skip
 
 
 def draw_intervals(
@@ -102,8 +143,13 @@ def draw_intervals(
                     color=color, zorder=3, clip_on=False)  # fmt: skip
 
 
-def mark_legend(drawn: Sequence[tuple[str, float, Limits]], *, verdicts: bool) -> list[LegendEntry]:
-    """Return legend entries of the marks that are drawn, given state, value and axis of each."""
+def mark_legend(
+    drawn: Sequence[tuple[str, float, Limits]], *, verdicts: bool, equal: str = "identical"
+) -> list[LegendEntry]:
+    """Return legend entries of the marks that are drawn, given state, value and axis of each.
+
+    `equal` are the words of sides that are practically equal.
+    """
     states, beyond = set(), False
     for state, value, (low, high) in drawn:
         if low <= value <= high:
@@ -112,15 +158,17 @@ def mark_legend(drawn: Sequence[tuple[str, float, Limits]], *, verdicts: bool) -
             beyond = True
     words = {
         FILLED: "significant difference" if verdicts else "",
-        CROSS: "equal, or too close to call",
+        EQUAL: equal,
+        CROSS: "too close to call",
         DOT: "not tested",
         HALF: "stability undetermined",
         HOLLOW: "some side unstable" if verdicts else "unstable",
     }
     looks: dict[str, dict[str, Any]] = {
         FILLED: {"marker": "o"},
-        CROSS: {"marker": "x", "markeredgewidth": 1.4},
-        DOT: {"marker": "."},
+        EQUAL: {"marker": _SHAPES[EQUAL], "markeredgewidth": _EDGES[EQUAL]},
+        CROSS: {"marker": _SHAPES[CROSS], "markeredgewidth": _EDGES[CROSS]},
+        DOT: {"marker": _SHAPES[DOT]},
         HALF: {"marker": "o", "fillstyle": "left", "markerfacecoloralt": "white"},
         HOLLOW: {"marker": "o", "markerfacecolor": "white"},
     }
