@@ -118,19 +118,20 @@ def cell(
     )
 
 
+def queue_cells(queue: Queue, rho: float, studies: int, rng: np.random.Generator) -> list[Cell]:
+    """Return the coverage of every length, metric and number of replicates."""
+    truth = queue.truth(rho)
+    each = [value_cells(queue, rho, requests, studies, rng, truth) for requests in REQUESTS]
+    return [one for cells in each for one in cells]
+
+
 def value_cells(
-    queue: Queue,
-    rho: float,
-    requests: int,
-    studies: int,
-    rng: np.random.Generator,
-    truth: Truth | None = None,
+    queue: Queue, rho: float, requests: int, studies: int, rng: np.random.Generator, truth: Truth
 ) -> list[Cell]:
-    """Return the coverage of every metric and number of replicates of one case.
+    """Return the coverage of every metric and number of replicates, at one length.
 
     Of 30 replicates, two thirds as many studies are made as of fewer.
     """
-    truth = truth or queue.truth(rho)
     warmup = int(WARMUP_SHARE * requests)
     found: dict[tuple[int, float | None], list[Interval]] = {
         (replicates, metric): [] for replicates in REPLICATES for metric in METRICS
@@ -171,12 +172,23 @@ def _studies(
         yield ttft[first : first + replicates], works[first : first + replicates]
 
 
-def pair_cells(
-    sigma: float, rho: float, requests: int, studies: int, rng: np.random.Generator
-) -> list[Cell]:
+def pair_cells(sigma: float, rho: float, studies: int, rng: np.random.Generator) -> list[Cell]:
     """Return the coverage of differences and ratios between two architectures, by metric."""
+    truths = architecture_truths(sigma, rho)
+    each = [_pair_cells(sigma, rho, requests, studies, rng, truths) for requests in REQUESTS]
+    return [one for cells in each for one in cells]
+
+
+def _pair_cells(
+    sigma: float,
+    rho: float,
+    requests: int,
+    studies: int,
+    rng: np.random.Generator,
+    truths: tuple[Truth, Truth],
+) -> list[Cell]:
     warmup = int(WARMUP_SHARE * requests)
-    _, _, differences, ratios = architecture_truths(sigma, rho)
+    differences, ratios = truths
     found: dict[tuple[int, float | None, str], list[Interval]] = {
         (replicates, metric, what): []
         for replicates in PAIR_REPLICATES
@@ -233,25 +245,28 @@ def crossover_cells(
 
 
 def batching_cells(
-    serving: Serving, rho: float, requests: int, studies: int, rng: np.random.Generator
+    serving: Serving, rho: float, studies: int, rng: np.random.Generator
 ) -> list[Cell]:
-    """Return the coverage of TTFT's metrics where requests are batched, by replicates."""
+    """Return the coverage of TTFT's metrics where requests are batched."""
     truth = serving.truth(rho)
-    seed = int(rng.integers(1, 2**31))
-    runs = list(serving.runs(rho, requests, 4 * studies, seed))
     cells = []
-    for replicates in REPLICATES:
-        found: dict[float | None, list[Interval]] = {metric: [] for metric in METRICS}
-        for first in range(0, min(len(runs), studies * replicates) - replicates + 1, replicates):
-            mine = runs[first : first + replicates]
-            units = units_of([ttft for ttft, _ in mine], length_of([work for _, work in mine]))
-            for metric in METRICS:
-                found[metric].append(curve_of(units, metric).interval())
-        where = (serving.name, rho, requests, replicates)
-        cells += [
-            cell(where, metric, "value", intervals, truth.values[k], truth.errors[k])
-            for k, (metric, intervals) in enumerate(found.items())
-        ]
+    for requests in SERVING_REQUESTS:
+        seed = int(rng.integers(1, 2**31))
+        runs = list(serving.runs(rho, requests, 4 * studies, seed))
+        for replicates in REPLICATES:
+            found: dict[float | None, list[Interval]] = {metric: [] for metric in METRICS}
+            most = min(len(runs), studies * replicates)
+            for first in range(0, most - replicates + 1, replicates):
+                mine = runs[first : first + replicates]
+                length = length_of([work for _, work in mine])
+                units = units_of([ttft for ttft, _ in mine], length)
+                for metric in METRICS:
+                    found[metric].append(curve_of(units, metric).interval())
+            where = (serving.name, rho, requests, replicates)
+            cells += [
+                cell(where, metric, "value", intervals, truth.values[k], truth.errors[k])
+                for k, (metric, intervals) in enumerate(found.items())
+            ]
     return cells
 
 
@@ -261,18 +276,17 @@ Case = tuple[str, Callable[[np.random.Generator], list[Cell]]]
 def cases(studies: int) -> list[Case]:
     """Return name and computation of each case."""
     found: list[Case] = []
-    for queue, rho, requests in product(QUEUES, RHOS, REQUESTS):
-        name = f"{queue.name}, rho {rho:g}, {requests} requests"
-        found.append((name, partial(value_cells, queue, rho, requests, studies)))
-    for sigma, rho, requests in product(PAIR_SIGMAS, PAIR_RHOS, REQUESTS):
-        name = f"pairs, sigma {sigma:g}, rho {rho:g}, {requests} requests"
-        found.append((name, partial(pair_cells, sigma, rho, requests, studies)))
+    for queue, rho in product(QUEUES, RHOS):
+        found.append((f"{queue.name}, rho {rho:g}", partial(queue_cells, queue, rho, studies)))
+    for sigma, rho in product(PAIR_SIGMAS, PAIR_RHOS):
+        name = f"pairs, sigma {sigma:g}, rho {rho:g}"
+        found.append((name, partial(pair_cells, sigma, rho, studies)))
     for requests, replicates in product(REQUESTS, (5, 10, 30)):
         name = f"crossovers, {requests} requests, {replicates} replicates"
         found.append((name, partial(crossover_cells, requests, replicates, studies)))
-    for serving, rho, requests in product(SERVING, SERVING_RHOS, SERVING_REQUESTS):
-        name = f"{serving.name}, rho {rho:g}, {requests} requests"
-        found.append((name, partial(batching_cells, serving, rho, requests, studies)))
+    for serving, rho in product(SERVING, SERVING_RHOS):
+        name = f"{serving.name}, rho {rho:g}"
+        found.append((name, partial(batching_cells, serving, rho, studies)))
     return found
 
 

@@ -22,7 +22,7 @@ from simlib.study.jobs.simulate import simulate
 from simlib.study.measurement.length import Work, work_of
 
 _LONG_RUN = 200_000
-_LONG_RUNS = 20
+_LONG_RUNS = 12
 _LONG_RUN_SEED = 900_001
 
 

@@ -1,13 +1,17 @@
 """Do verdicts err as rarely as they say? Families, crossovers and stability.
 
-Measured on queues with known answers; `coverage_page.py` writes the page.
+Measured on queues with known answers.
+
+    python benchmarks/verdicts.py docs/_generated_verdicts.md
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
+import click
 import numpy as np
 from queues import PERCENTS, WARMUP_SHARE, Side, slower_by, waits
 from scipy import optimize
@@ -180,3 +184,52 @@ def stability_rows(points: int, seed: int) -> list[Verdicts]:
                 ]
                 rows.append(Verdicts(rho, requests, replicates, known, len(verdicts), *shares))
     return rows
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--families", default=1000, show_default=True, help="Of the A/A comparison.")
+@click.option("--planted", default=200, show_default=True, help="Families of each difference.")
+@click.option("--points", default=200, show_default=True, help="Points of each load.")
+@click.option("--seed", default=20261202, show_default=True)
+def main(output: Path, families: int, planted: int, points: int, seed: int) -> None:
+    """Write what verdicts came to, as a page in Markdown, to OUTPUT."""
+    lines = [
+        f"<!-- Written by benchmarks/verdicts.py --families {families} --planted {planted} "
+        f"--points {points} --seed {seed} -->",
+        "",
+        "**Families** of eight primary tests: mean and p99 of M/M/1 at loads of 0.3, 0.5, 0.7 and "
+        "0.8, 10 replicates of 4,000 requests, against the same made slower by the change.",
+        "",
+        "| change | same requests | families | wrong % | wrongly equal % | found % | equal % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for change in (0.0, 0.05, 0.1, 0.2):
+        for same in (False, True) if change else (False,):
+            row = power(change, same, planted if change else families, seed)
+            click.echo(str(row), err=True)
+            lines.append(
+                f"| {row.change_percent:.0f}% | {'yes' if same else 'no'} | {row.families} "
+                f"| {row.wrong_percent:.1f} | {row.wrong_equal_percent:.1f} "
+                f"| {row.found_percent:.1f} | {row.equal_percent:.1f} |"
+            )
+    lines += [
+        "",
+        "**Stability** of M/M/1: how often each verdict is given, with the load measured on the "
+        "requests, and from the drift of waits alone.",
+        "",
+        "| rho | requests | replicates | load known | points | stable % | undetermined % "
+        "| unstable % |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in stability_rows(points, seed):
+        lines.append(
+            f"| {one.rho:g} | {one.requests} | {one.replicates} "
+            f"| {'yes' if one.rho_known else 'no'} | {one.points} | {one.stable_percent:.0f} "
+            f"| {one.undetermined_percent:.0f} | {one.unstable_percent:.0f} |"
+        )
+    output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

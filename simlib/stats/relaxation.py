@@ -31,7 +31,8 @@ from scipy import special
 from simlib.errors import InvalidParameterError
 
 FEWEST_RELAXATIONS = 5.0
-"""A replicate of fewer relaxation times has too skewed a mean. This and the following limits were
+"""A replicate of fewer relaxation times has too skewed a mean, and a percentile that its empty
+start shortens. This and the following limits were
 chosen by coverage, on other cases than the documented coverage table has."""
 FEWEST_BURSTS = 6.0
 """Relaxation times, in all runs together, that lie beyond a percentile: about the number of
@@ -139,7 +140,7 @@ class RunLength:
             return "the load is not below what the pool can serve"
         beyond = 1.0 if percent is None else 1.0 - percent / 100.0
         effective = self.runs * self.requests / self.work_kurtosis  # NaN compares as enough
-        if percent is None and self.relaxations < FEWEST_RELAXATIONS:
+        if self.relaxations < FEWEST_RELAXATIONS:
             return (
                 f"a replicate is {self.relaxations:.1f} relaxation times long, "
                 f"needs {FEWEST_RELAXATIONS:g}"
@@ -162,12 +163,12 @@ class RunLength:
         """
         if math.isnan(self.relaxation):
             return self.requests
+        needed = FEWEST_RELAXATIONS * self.relaxation
         if percent is None:
-            needed = FEWEST_RELAXATIONS * self.relaxation
             tail = FEWEST_EFFECTIVE * self.work_kurtosis / self.runs
         else:
             beyond = 1.0 - percent / 100.0
-            needed = FEWEST_BURSTS / beyond * self.relaxation / self.runs
+            needed = max(needed, FEWEST_BURSTS / beyond * self.relaxation / self.runs)
             tail = FEWEST_TAIL * 0.01 / beyond * self.work_kurtosis / self.runs
         return max(needed, 0.0 if math.isnan(tail) else tail)
 

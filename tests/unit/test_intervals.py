@@ -153,7 +153,7 @@ def test_intervals_cover_the_truth_of_a_known_queue():
     """A small version of benchmarks/interval_coverage.py, within four standard errors of 95%."""
     bench = benchmark("interval_coverage")
     queue = bench.Queue("M/M/1", 1, None)
-    cells = bench.value_cells(queue, 0.5, 2_000, 120, np.random.default_rng(11))
+    cells = bench.value_cells(queue, 0.5, 2_000, 120, np.random.default_rng(11), queue.truth(0.5))
     assert {cell.replicates for cell in cells} == {1, 3, 5, 10, 30}
     for cell in cells:
         assert cell.printed == cell.studies
