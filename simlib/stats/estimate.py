@@ -71,17 +71,18 @@ def units_of(
     return Units(parts, pooled, means, mean, length, unit)
 
 
-def curve_of(units: Units, percent: float | None) -> Curve:
+def curve_of(units: Units, percent: float | None, *, waits: bool = True) -> Curve:
     """Return the confidence curve of the mean (`percent` None) or a percentile.
 
     Its upper end is open where the runs are too short for it (`RunLength.too_short`), or started
     empty too recently: where the initial bias may exceed a tenth of the distance to that end. It
     is open, too, where batches of a single run are seen to be correlated. What does not vary from
-    request to request is not a matter of length.
+    request to request is not a matter of length. A mean that does not grow with waits, such as the
+    share of requests that meet an SLO, is none of `waits`.
     """
     length = units.length
     if percent is None:
-        curve = mean_curve(units.means, unit=units.unit, waits=True)
+        curve = mean_curve(units.means, unit=units.unit, waits=waits)
         if not math.isnan(units.mean):
             curve = replace(curve, estimate=units.mean)
     else:

@@ -464,8 +464,8 @@ STUDY = {
     "defaults": {
         **BATCHING,
         "mode": "disagg",
-        "sim_seconds": 105,
-        "prompt_tokens": {"mode": "p50_p90", "p50": 1500, "p90": 6000},
+        "sim_seconds": 130,
+        "prompt_tokens": {"mode": "p50_p90", "p50": 1500, "p90": 3000},
         "output_tokens": {"mode": "p50_p90", "p50": 50, "p90": 200},
         "batching_disagg": {"prefill": {"tensor_parallel": 1}, "decode": {"tensor_parallel": 1}},
     },
@@ -474,7 +474,7 @@ STUDY = {
         "one": {
             "requests_table": True,
             "overrides": {"request_classes": {**TWO, "free": {"priority": 2}}},
-            "sweep": {"grid": {DISCIPLINE: ["fcfs", "priority"], "arrival.rate_per_s": [8, 10]}},
+            "sweep": {"grid": {DISCIPLINE: ["fcfs", "priority"], "arrival.rate_per_s": [13, 14]}},
             "compare": {"factor": DISCIPLINE, "baseline": "fcfs"},
         }
     },
@@ -530,20 +530,27 @@ def test_attainments_are_compared_by_replicate(tables: Path) -> None:
     lines = pd.read_csv(tables / "class_comparison.csv")
     requests = pd.read_parquet(tables / "requests.parquet")
     assert lines.groupby("arrival.rate_per_s")["request_class"].apply(list).to_dict() == {
-        8: ["batch", "chat", "all"],
-        10: ["batch", "chat", "all"],
+        13: ["batch", "chat", "all"],
+        14: ["batch", "chat", "all"],
     }
     counted = requests[requests["in_window"] & (requests["request_class"] == "chat")]
     met = (counted["first_token_s"] - counted["arrival_s"] <= 0.2).groupby(
         [counted[DISCIPLINE], counted["arrival.rate_per_s"], counted["replicate"]], observed=True
     )
     share = met.mean()
+    # three long runs are cut into seven batches each
+    parts = met.apply(lambda one: [np.mean(part) for part in np.array_split(one.to_numpy(), 7)])
     for _, line in lines[lines["request_class"] == "chat"].iterrows():
         rate = str(line["arrival.rate_per_s"])
-        sides = [mean_curve(share[name][rate].to_numpy()) for name in ("fcfs", "priority")]
-        expected = joint(*sides)
-        assert line["difference"] == pytest.approx(expected.difference.estimate, rel=1e-6)
-        assert line["difference_low"] == pytest.approx(expected.difference.low, rel=1e-5)
+        sides = [
+            mean_curve(np.concatenate(parts[name][rate].to_list())) for name in ("fcfs", "priority")
+        ]
+        found = joint(*sides).difference
+        fcfs, priority = (share[name][rate].mean() for name in ("fcfs", "priority"))
+        assert line["difference"] == pytest.approx(priority - fcfs, rel=1e-6)
+        expected = found.low + (priority - fcfs) - found.estimate
+        assert line["difference_low"] == pytest.approx(expected, rel=1e-5)
+        assert line["pairs"] == 21
         assert line["difference"] > 0, "who goes first waits less"
 
 
@@ -553,7 +560,7 @@ def test_one_replicate_is_compared_request_by_request(tmp_path: Path) -> None:
     lines = pd.read_csv(tables_of(tmp_path, config) / "class_comparison.csv")
     chat = lines[lines["request_class"] == "chat"]
     assert chat["method"].str.contains("batches").all()
-    assert (chat["pairs"] == 10).all()
+    assert chat["pairs"].between(10, 20).all()
 
 
 def test_without_classes_there_are_no_tables_of_them(tmp_path: Path) -> None:

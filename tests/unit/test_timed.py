@@ -264,7 +264,7 @@ def test_a_bin_in_which_nothing_decodes_has_no_batch() -> None:
 
 
 def test_points_have_itl_with_intervals_and_those_without_timelines_have_none() -> None:
-    config = config_of()
+    config = config_of(sim_seconds=400)
     replicates = [simulate(config, replicate) for replicate in range(3)]
     point = measure_point(replicates, config)
     assert point.over_time is not None

@@ -98,7 +98,8 @@ def metric_curves(
     curves = {}
     for statistic in metric.statistics:
         bound = statistic.name in bounds
-        curve = curve_of(lasted if bound else units, statistic.percent)
+        of = lasted if bound else units
+        curve = curve_of(of, statistic.percent, waits=not metric.is_share)
         if bound and not curve.missing:
             curve = replace(curve, open_above=_LOWER_BOUND)
         if metric.is_share and curve.open_above:  # short runs flatter it: neither end is sure
