@@ -5,7 +5,7 @@ variability of its arrivals and its work, as in heavy traffic,
 
 .. math:: \tau = \frac{\rho\,(c_a^2 + c_s^2)}{2\,(1 - \sqrt\rho)^2},
 
-12 requests at rho 0.5, 1,500 at 0.95, for M/M/1. A window of N requests holds about
+6 requests at rho 0.5, 1,500 at 0.95, for M/M/1. A window of N requests holds about
 :math:`N/\tau` independent pieces. It does not depend on the number of servers: time is counted in
 requests.
 

@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simlib.errors import InvalidParameterError
-from simlib.stats.estimate import curve_of, units_of
-from simlib.stats.relaxation import RunLength, initial_bias, relaxation_requests
+from simlib.stats.estimate import curve_of, effective, units_of
+from simlib.stats.relaxation import (
+    FEWEST_EFFECTIVE,
+    HEAVY_TAIL,
+    RunLength,
+    initial_bias,
+    relaxation_requests,
+)
 
 
 def waits(arrival, service):
@@ -154,3 +160,25 @@ def test_a_precision_that_is_met_asks_for_nothing_more():
     assert math.isinf(RunLength(10, 10**6, 0, math.inf).requests_for_precision(None, 0.1, 0.05))
     with pytest.raises(InvalidParameterError, match="wanted"):
         now.requests_for_precision(None, 0.1, 0.0)
+
+
+def test_a_percentile_needs_five_relaxation_times_in_every_replicate():
+    """Many short runs, which all start empty, agree on a percentile that is too small."""
+    many = RunLength(1000, 400.0, 100.0, relaxation=100.0, work_kurtosis=2.0)
+    assert many.too_short(50.0) == "a replicate is 4.0 relaxation times long, needs 5"
+    assert many.requests_for(50.0) == 500.0
+    assert RunLength(1000, 500.0, 100.0, 100.0, 2.0).too_short(50.0) == ""
+
+
+def test_the_mean_of_heavy_tailed_values_is_open_above_though_their_work_is_not_heavy():
+    """As where a prefill takes the square of its prompt's length."""
+    rng = np.random.default_rng(1)
+    length = RunLength(10, 2000.0, 500.0, relaxation=5.0, work_kurtosis=3.0)
+    heavy = np.exp(2.0 * rng.standard_normal((10, 2000)))
+    light = np.exp(0.5 * rng.standard_normal((10, 2000)))
+    assert effective(np.ones(50)) == pytest.approx(50.0)
+    assert effective(heavy.ravel()) < FEWEST_EFFECTIVE < effective(light.ravel())
+    opened, closed = (curve_of(units_of(list(runs), length), None) for runs in (heavy, light))
+    assert opened.open_above == HEAVY_TAIL
+    assert not closed.open_above
+    assert not curve_of(units_of(list(heavy), length), 50.0).open_above

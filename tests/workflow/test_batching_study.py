@@ -118,14 +118,17 @@ def test_every_request_is_counted_once_and_none_is_rejected_where_all_fit(tables
     assert (summary[["rejected", "unfinished"]] == 0).all(axis=None)
 
 
-def test_load_is_unknown_in_advance_and_use_is_measured(tables: Path) -> None:
+def test_load_and_use_of_each_pool_are_shown(tables: Path) -> None:
     summary = pd.read_csv(tables / "summary.csv")
-    assert summary.filter(like="rho_").isna().all(axis=None)
-    used = {"mono": ["utilization_gpu"], "disagg": ["utilization_prefill", "utilization_decode"]}
-    for mode, columns in used.items():
-        values = summary.loc[summary["mode"] == mode, columns]
-        assert values.gt(0).all(axis=None)
-        assert values.le(1).all(axis=None)
+    pools = {"mono": ["gpu"], "disagg": ["prefill", "decode"]}
+    for mode, names in pools.items():
+        of_mode = summary[summary["mode"] == mode]
+        for name in names:
+            use, load = of_mode[f"utilization_{name}"], of_mode[f"rho_{name}"]
+            assert use.between(0, 1, inclusive="right").all()
+            # a pool is busy with small batches long before it could do no more
+            assert load.gt(0).all()
+            assert (load < use).all()
 
 
 def test_tpot_is_a_time_between_tokens_and_decoding_apart_makes_it_shorter(tables: Path) -> None:
