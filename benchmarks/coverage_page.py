@@ -1,4 +1,4 @@
-"""From measured coverage to the page of the documentation: what was wanted, what came, every cell.
+"""From measured coverage and verdicts to pages of the documentation: every cell, bad ones too.
 
 python benchmarks/coverage_page.py docs/coverage.csv docs/_generated_coverage.md
 """
@@ -14,6 +14,7 @@ import click
 import numpy as np
 from interval_coverage import Cell, cases, read_cells
 from scipy import stats
+from verdicts import POWER, STABILITY, rows_of
 
 WANTED = (0.92, 0.98)
 NEVER_BELOW = 0.88
@@ -218,13 +219,56 @@ def page(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
+def verdict_page(folder: Path) -> str:
+    """Return the page of power and stability in Markdown."""
+    lines = [
+        "<!-- Written by benchmarks/coverage_page.py from docs/verdicts.csv and stability.csv -->",
+        "",
+        "**Families** of eight primary tests: mean and p99 of M/M/1 at loads of 0.3, 0.5, 0.7 and "
+        "0.8, 10 replicates of 4,000 requests, against the same made slower by the change.",
+        "",
+        "| change | same requests | families | wrong % | wrongly equal % | found % | equal % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows_of(folder / POWER):
+        shares = (
+            f"{float(row[name]):.1f}"
+            for name in ("wrong_percent", "wrong_equal_percent", "found_percent", "equal_percent")
+        )
+        same = "yes" if row["same_requests"] == "True" else "no"
+        change = f"{float(row['change_percent']):.0f}%"
+        lines.append(f"| {change} | {same} | {row['families']} | {' | '.join(shares)} |")
+    stability = rows_of(folder / STABILITY)
+    if stability:
+        lines += [
+            "",
+            "**Stability** of M/M/1: how often each verdict is given, with the load measured on "
+            "the requests, and from the drift of waits alone.",
+            "",
+            "| rho | requests | replicates | load known | points | stable % | undetermined % "
+            "| unstable % |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+    for row in stability:
+        shares = (
+            f"{float(row[f'{kind}_percent']):.0f}"
+            for kind in ("stable", "undetermined", "unstable")
+        )
+        known = "yes" if row["rho_known"] == "True" else "no"
+        lines.append(
+            f"| {float(row['rho']):g} | {row['requests']} | {row['replicates']} | {known} "
+            f"| {row['points']} | {' | '.join(shares)} |"
+        )
+    return "\n".join([*lines, ""])
+
+
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
-def main(source: Path, output: Path) -> None:
-    """Write the page of the cells that SOURCE holds to OUTPUT."""
-    cells = read_cells(source)
-    output.write_text(page(cells), encoding="utf-8")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def main(folder: Path) -> None:
+    """Write the pages of what FOLDER holds: coverage.csv, verdicts.csv and stability.csv."""
+    cells = read_cells(folder / "coverage.csv")
+    (folder / "_generated_coverage.md").write_text(page(cells), encoding="utf-8")
+    (folder / "_generated_verdicts.md").write_text(verdict_page(folder), encoding="utf-8")
     click.echo("\n".join(summary_table(groups_of(cells))))
 
 

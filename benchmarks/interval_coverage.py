@@ -7,7 +7,7 @@ a file as they come. Cases are made in random order, so that a run that is cut s
 sample; a run that goes on makes what is missing.
 
     python benchmarks/interval_coverage.py docs/coverage.csv
-    python benchmarks/coverage_page.py docs/coverage.csv docs/_generated_coverage.md
+    python benchmarks/coverage_page.py docs
 """
 
 from __future__ import annotations

@@ -2,13 +2,15 @@
 
 Measured on queues with known answers.
 
-    python benchmarks/verdicts.py docs/_generated_verdicts.md
+    python benchmarks/verdicts.py docs
+    python benchmarks/coverage_page.py docs
 """
 
 from __future__ import annotations
 
+import csv
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -26,6 +28,7 @@ from simlib.stats.relaxation import relaxation_requests
 from simlib.stats.stability import Load, drift, judge
 from simlib.study.measurement.length import length_of
 
+POWER, STABILITY = "verdicts.csv", "stability.csv"
 METRICS: tuple[float | None, ...] = (None, *PERCENTS)
 
 
@@ -187,48 +190,43 @@ def stability_rows(points: int, seed: int) -> list[Verdicts]:
 
 
 @click.command()
-@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.option("--families", default=1000, show_default=True, help="Of the A/A comparison.")
 @click.option("--planted", default=200, show_default=True, help="Families of each difference.")
 @click.option("--points", default=200, show_default=True, help="Points of each load.")
 @click.option("--seed", default=20261202, show_default=True)
-def main(output: Path, families: int, planted: int, points: int, seed: int) -> None:
-    """Write what verdicts came to, as a page in Markdown, to OUTPUT."""
-    lines = [
-        f"<!-- Written by benchmarks/verdicts.py --families {families} --planted {planted} "
-        f"--points {points} --seed {seed} -->",
-        "",
-        "**Families** of eight primary tests: mean and p99 of M/M/1 at loads of 0.3, 0.5, 0.7 and "
-        "0.8, 10 replicates of 4,000 requests, against the same made slower by the change.",
-        "",
-        "| change | same requests | families | wrong % | wrongly equal % | found % | equal % |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def main(folder: Path, families: int, planted: int, points: int, seed: int) -> None:
+    """Append what verdicts came to to verdicts.csv and stability.csv in FOLDER, as it comes.
+
+    What is there is not made again.
+    """
+    made = {(row["change_percent"], row["same_requests"]) for row in rows_of(folder / POWER)}
     for change in (0.0, 0.05, 0.1, 0.2):
         for same in (False, True) if change else (False,):
-            row = power(change, same, planted if change else families, seed)
-            click.echo(str(row), err=True)
-            lines.append(
-                f"| {row.change_percent:.0f}% | {'yes' if same else 'no'} | {row.families} "
-                f"| {row.wrong_percent:.1f} | {row.wrong_equal_percent:.1f} "
-                f"| {row.found_percent:.1f} | {row.equal_percent:.1f} |"
-            )
-    lines += [
-        "",
-        "**Stability** of M/M/1: how often each verdict is given, with the load measured on the "
-        "requests, and from the drift of waits alone.",
-        "",
-        "| rho | requests | replicates | load known | points | stable % | undetermined % "
-        "| unstable % |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for one in stability_rows(points, seed):
-        lines.append(
-            f"| {one.rho:g} | {one.requests} | {one.replicates} "
-            f"| {'yes' if one.rho_known else 'no'} | {one.points} | {one.stable_percent:.0f} "
-            f"| {one.undetermined_percent:.0f} | {one.unstable_percent:.0f} |"
-        )
-    output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+            if (str(100.0 * change), str(same)) not in made:
+                append(folder / POWER, power(change, same, planted if change else families, seed))
+    if not rows_of(folder / STABILITY):
+        for row in stability_rows(points, seed):
+            append(folder / STABILITY, row)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a file; none if it is not there."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path: Path, row: Power | Verdicts) -> None:
+    """Append a line to a file."""
+    values = asdict(row)
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(values), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(values)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,17 @@ discipline, and a front end is left out.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
 from simlib.core.config import SimConfig
 from simlib.core.records import Floats, RequestRecords, Status
 from simlib.core.sampling import sample_requests
+from simlib.files import canonical_json
 from simlib.latency.linear import LinearLatency
 from simlib.serving.assemble import deployment_of
 from simlib.serving.deployment import Deployment, Pool
@@ -36,6 +39,12 @@ _SECTIONS = 5
 """Of the time from then on, for the error."""
 _LEAST_ERROR = 0.01
 """Of a rate: sections of one run do not show what all have in common."""
+_SAMPLED_S = 1_000.0
+"""Length of the run whose requests are taken, where its rate gives as many as are needed."""
+_WHATEVER = {
+    "warmup_seconds": 0.0, "timeline": False, "drain": True, "ttft_definition": "first_decode_step",
+}  # fmt: skip
+"""Settings that do not matter here."""
 _NO_TIME_S = 1e-9
 _UNBOUNDED_BLOCKS = 1 << 40
 
@@ -67,6 +76,17 @@ def needs_of(config: SimConfig) -> dict[str, Need]:
     """
     if config.serving != "batching" or config.arrival.kind == "closed_loop":
         return {}
+    settings = config.to_dict() | _WHATEVER
+    if config.arrival.kind == "poisson":
+        settings["arrival"] = {**settings["arrival"], "rate_per_s": 1.0}
+        settings["sim_seconds"] = _SAMPLED_S
+    return dict(_needs(canonical_json(settings)))
+
+
+@lru_cache(maxsize=64)
+def _needs(settings: str) -> dict[str, Need]:
+    """Return the needs of a configuration; the points of a study share most of them."""
+    config = SimConfig.from_dict(json.loads(settings))
     deployment = deployment_of(config.batching, config.latency)
     entry, decode = _in_order(deployment.entry), deployment.decode
     requests = _requests(config, entry if decode is None else decode)
@@ -101,9 +121,8 @@ def _requests(config: SimConfig, pool: Pool) -> Requests:
 
 def _sampled(config: SimConfig, count: int) -> Requests:
     if config.arrival.kind == "poisson":
-        rate = {"rate_per_s": count / config.sim_seconds}
         settings = config.to_dict()
-        settings["arrival"] |= rate
+        settings["arrival"] |= {"rate_per_s": count / _SAMPLED_S}
         config = SimConfig.from_dict(settings)
     found = sample_requests(config)
     again = np.arange(count) % max(len(found), 1)  # a trace is repeated
