@@ -108,7 +108,8 @@ def _why_open(curve: Curve, units: Units, percent: float | None) -> str:
     if short or curve.open_above:
         return short or curve.open_above
     end = curve.interval().high
-    if length.bias * abs(curve.estimate) > LARGEST_BIAS * (end - curve.estimate):  # NaN: not known
+    waited = curve.estimate - float(units.pooled[0])  # at most: who waits least may wait, too
+    if length.bias * waited > LARGEST_BIAS * (end - curve.estimate):  # NaN: not known
         return f"the run's empty start may shorten it by {100 * length.bias:.1f}%"
     return ""
 
