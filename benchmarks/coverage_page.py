@@ -89,7 +89,7 @@ class Summary:
             sum(surely_below(one, WANTED[0]) for one in both),
             min(held, default=math.nan),
             by_chance(both),
-            sum(one.held for one in both) / max(sum(one.printed for one in both), 1),
+            sum(c.held for c in both) / sum(c.printed for c in both) if both else math.nan,
             len(opened),
             min((coverage(one) for one in opened), default=math.nan),
             sum(one.printed == 0 for one in cells),
@@ -196,14 +196,21 @@ def page(cells: Sequence[Cell]) -> str:
     done += len({(c.requests, c.replicates) for c in cells if c.what == "crossover"})
     errors = [c.truth_error for c in cells if two_sided(c) and not math.isnan(c.truth_error)]
     s = Summary.of(cells)
+    said = f"{done} of {total} cases have been run, in random order: {len(cells)} cells."
+    if s.two_sided:
+        said += (
+            f" If every two-sided interval covered exactly 95%, {100 * s.by_chance:.0f}% of the "
+            "cells would still miss 92–98%, by chance."
+        )
+    if errors:
+        said += (
+            f" The standard error of a truth is at most {100 * max(errors):.0f}% of an interval's "
+            f"half-width (median {100 * float(np.median(errors)):.0f}%)."
+        )
     lines = [
         "<!-- Written by benchmarks/coverage_page.py from docs/coverage.csv -->",
         "",
-        f"{done} of {total} cases have been run, in random order: {len(cells)} cells. If every "
-        f"two-sided interval covered exactly 95%, {100 * s.by_chance:.0f}% of the cells would "
-        "still miss 92–98%, by chance. The standard error of a truth is at most "
-        f"{100 * max(errors, default=0.0):.0f}% of an interval's half-width "
-        f"(median {100 * float(np.median(errors)) if errors else 0.0:.0f}%).",
+        said,
         "",
         *summary_table(groups_of(cells)),
         "",
