@@ -74,11 +74,11 @@ def needs_of(config: SimConfig) -> dict[str, Need]:
     nothing saturates it (all its requests are refused, or it never settles), and all are for a
     closed loop, whose load adapts.
     """
-    if config.serving != "batching" or config.arrival.kind == "closed_loop":
+    if config.serving != "batching" or config.arrival.process.closed:
         return {}
     settings = config.to_dict() | _WHATEVER
-    if config.arrival.kind == "poisson":
-        settings["arrival"] = {**settings["arrival"], "rate_per_s": 1.0}
+    if config.arrival.process.at_rate:
+        settings["arrival"] = {"kind": "poisson", "rate_per_s": 1.0}  # lengths count, not times
         settings["sim_seconds"] = _SAMPLED_S
     return dict(_needs(canonical_json(settings)))
 
@@ -120,7 +120,7 @@ def _requests(config: SimConfig, pool: Pool) -> Requests:
 
 
 def _sampled(config: SimConfig, count: int) -> Requests:
-    if config.arrival.kind == "poisson":
+    if config.arrival.process.at_rate:
         settings = config.to_dict()
         settings["arrival"] |= {"rate_per_s": count / _SAMPLED_S}
         config = SimConfig.from_dict(settings)

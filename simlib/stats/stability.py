@@ -155,11 +155,13 @@ class Load:
     """0 where rho follows from the configuration."""
 
     @classmethod
-    def measured(cls, rho: float, requests: float, work_scv: float) -> Load:
+    def measured(
+        cls, rho: float, requests: float, work_scv: float, arrival_scv: float = 1.0
+    ) -> Load:
         """Return a load that was measured on `requests` requests that arrive at random.
 
-        The work that arrives is a compound Poisson sum, so its relative variance is
-        (1 + squared coefficient of variation of a request's work) over the number of requests.
+        The work that arrives is a sum over a renewal process, so its relative variance is that of
+        a time between arrivals plus that of a request's work, over the number of requests.
 
         Parameters
         ----------
@@ -169,10 +171,12 @@ class Load:
             How many requests brought it, over all replicates.
         work_scv : float
             Squared coefficient of variation of a request's work.
+        arrival_scv : float
+            That of the time between arrivals; 1 for Poisson arrivals.
         """
         if requests <= 0:
             return cls(math.nan)
-        return cls(rho, rho * math.sqrt((1.0 + work_scv) / requests))
+        return cls(rho, rho * math.sqrt((arrival_scv + work_scv) / requests))
 
 
 def judge(loads: Mapping[str, Load], drifts: Sequence[Drift], relaxations: float) -> Stability:

@@ -192,3 +192,9 @@ def test_the_error_of_a_measured_load_is_that_of_a_compound_poisson_sum():
 def test_a_negative_error_is_refused():
     with pytest.raises(InvalidParameterError, match="standard_error"):
         judged(0.5, -0.1)
+
+
+def test_bursty_arrivals_leave_the_load_less_sure():
+    poisson, bursty = (Load.measured(0.8, 100, 2.0, scv) for scv in (1.0, 6.0))
+    assert poisson.standard_error == pytest.approx(0.8 * math.sqrt(3.0 / 100))
+    assert bursty.standard_error == pytest.approx(0.8 * math.sqrt(8.0 / 100))

@@ -114,13 +114,14 @@ def length_of(replicates: Sequence[Work], *, before_decode: bool = False) -> Run
 def loads_of(replicates: Sequence[Work]) -> dict[str, Load]:
     """Return the offered load of each pool with its sampling error, all replicates together."""
     requests = sum(one.requests for one in replicates)
+    variable = float(np.mean([one.arrival_scv for one in replicates]))
     loads = {}
     for name in replicates[0].pools:
         pool = _together(replicates, name)
         if not pool.first > 0:  # NaN is not
             loads[name] = Load(pool.rho)
             continue
-        load = Load.measured(pool.rho, requests, _scv(pool))
+        load = Load.measured(pool.rho, requests, _scv(pool), variable)
         error = math.hypot(load.standard_error, pool.rho * pool.rho_error)
         loads[name] = Load(pool.rho, error)
     return loads
