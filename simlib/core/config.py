@@ -24,8 +24,8 @@ from simlib.core.validation import (
     Seed,
 )
 from simlib.errors import InvalidParameterError
-from simlib.workload.arrivals import ARRIVALS, ArrivalKind, ArrivalName
 from simlib.latency import catalog
+from simlib.workload.arrivals import ARRIVALS, ArrivalKind, ArrivalName
 from simlib.workload.lengths import MAX_TOKENS
 
 DEFAULT_RANDOM_SEED = 42

@@ -20,6 +20,7 @@ FORMULAS: dict[str, Formula] = {
     "steps": steps.StepTableLatency.formula,
 }
 HELPERS: tuple[Callable[..., Any], ...] = (
+    roofline.busiest,
     roofline.layers_s,
     roofline.experts_s,
     roofline.decode_attention,

@@ -120,7 +120,7 @@ def chunk(p: Sequence[float], new: int, before: int) -> float:
     return seconds
 
 
-def layers_s(p: Sequence[float], tokens: float, sequences: int) -> float:
+def layers_s(p: Sequence[float], tokens: float, sequences: float) -> float:
     """Return the seconds of all but attention and routed experts, for one rank's tokens."""
     compute_s = tokens * p[TOKEN] + sequences * p[OUTPUT]
     matrices_s = math.sqrt(compute_s * compute_s + p[WEIGHTS])
@@ -129,23 +129,31 @@ def layers_s(p: Sequence[float], tokens: float, sequences: int) -> float:
 
 def experts_s(p: Sequence[float], tokens: int, rank_tokens: float) -> float:
     """Return the seconds of routed experts: computing them or reading those that are needed."""
-    if p[EXPERTS] == 0:
+    if p[EXPERTS] == 0.0:
         return 0.0
     compute_s = tokens * p[EXPERT]
     read_s = p[EXPERTS] * (1.0 - p[MISS] ** tokens)
     return math.sqrt(compute_s * compute_s + read_s * read_s) + rank_tokens * p[EXCHANGE]
 
 
+def busiest(p: Sequence[float], number: int) -> float:
+    """Return how many of a number of sequences, or chunks, the rank with the most of them has."""
+    return math.ceil(number / p[RANKS]) if p[RANKS] > 1.0 else float(number)
+
+
 def decode_attention(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
     """Return the seconds of decode attention, its growth in a step, and for how many it holds."""
-    busiest = math.ceil(batch / p[RANKS])
-    seconds, growth_s = p[CONTEXT] * (context * (busiest / batch)), p[CONTEXT] * busiest
-    steps = MAX_STEPS
-    window, mean = p[WINDOW], context / batch
-    if window > 0:
-        seconds += p[WINDOW_CONTEXT] * busiest * min(mean, window)
+    sequences, own = float(batch), float(context)
+    if p[RANKS] > 1.0:
+        sequences = busiest(p, batch)
+        own *= sequences / batch
+    seconds, growth_s, steps = p[CONTEXT] * own, p[CONTEXT] * sequences, MAX_STEPS
+    window = p[WINDOW]
+    if window > 0.0:
+        mean = context / batch
+        seconds += p[WINDOW_CONTEXT] * sequences * min(mean, window)
         if mean < window:
-            growth_s += p[WINDOW_CONTEXT] * busiest
+            growth_s += p[WINDOW_CONTEXT] * sequences
             steps = int(window - mean) + 1
     return seconds, growth_s, steps
 
@@ -154,23 +162,21 @@ def iteration(
     p: Sequence[float], work: float, tokens: int, chunks: int, batch: int, context: int
 ) -> float:
     """Return the seconds of an iteration that prefills."""
-    busiest = math.ceil(chunks / p[RANKS])  # chunks of the rank that has the most
-    share = busiest / chunks
-    decoding = math.ceil(batch / p[RANKS])
+    prompts, decoding = busiest(p, chunks), busiest(p, batch)
+    share = prompts / chunks  # of the prompts, on the rank that has the most of them
     rank_tokens = tokens * share + decoding
-    attention_s = 0.0
-    if batch > 0:
-        attention_s = decode_attention(p, batch, context)[0]
-    other_s = layers_s(p, rank_tokens, decoding + busiest)
-    return other_s + experts_s(p, tokens + batch, rank_tokens) + (attention_s + work * share)
+    seconds = layers_s(p, rank_tokens, decoding + prompts)
+    seconds += experts_s(p, tokens + batch, rank_tokens)
+    attention_s = decode_attention(p, batch, context)[0] if batch > 0 else 0.0
+    return seconds + (attention_s + work * share)
 
 
 def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
     """Return the seconds of a decode step, by how much the next is longer, and how long so."""
-    busiest = math.ceil(batch / p[RANKS])
+    sequences = busiest(p, batch)
+    seconds = layers_s(p, sequences, sequences) + experts_s(p, batch, sequences)
     attention_s, growth_s, steps = decode_attention(p, batch, context)
-    other_s = layers_s(p, busiest, busiest) + experts_s(p, batch, busiest)
-    return other_s + attention_s, growth_s, steps
+    return seconds + attention_s, growth_s, steps
 
 
 class RooflineLatency(LatencyModel):
