@@ -28,7 +28,9 @@ _OVERHEADS = {"step_overhead_s": 0.0015, "sequence_overhead_s": 50e-6}
     help="YAML file of one simulation; of a study file, its defaults.",
 )
 @click.option(
-    "--model", help="Model of the catalog, such as llama-3.1-70b.  [default: token rates]"
+    "--model",
+    help="Model of the catalog, such as llama-3.1-70b, or the path of a config.json.  "
+    "[default: token rates]",
 )
 @click.option("--gpus", required=True, metavar="NxGPU", help="Such as 8xh100_sxm; or a number.")
 @click.option("--ttft", type=float, help="SLO: time to first token, seconds.")
