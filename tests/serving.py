@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from simlib.core.batching import LinkConfig
+from simlib.latency import catalog
+from simlib.latency.roofline import RooflineLatency
+from simlib.latency.steps import StepTable
 from simlib.latency.table import LatencyTable
 
 
@@ -46,3 +51,43 @@ def small_table(**changes: object) -> LatencyTable:
         ],
     }
     return LatencyTable(**{**content, **changes})
+
+
+def small_steps(**changes: object) -> StepTable:
+    content = {
+        "tokens": [1.0, 16.0, 128.0, 1024.0],
+        "before": [0.0, 64.0, 512.0],
+        "prefill_s": [
+            [0.010, 0.010, 0.011],
+            [0.011, 0.012, 0.013],
+            [0.020, 0.022, 0.030],
+            [0.150, 0.160, 0.200],
+        ],
+        "batch": [1.0, 8.0, 64.0],
+        "context": [16.0, 100.0, 1000.0],
+        "decode_s": [[0.010, 0.0101, 0.011], [0.0102, 0.011, 0.014], [0.013, 0.019, 0.080]],
+    }
+    return StepTable(**{**content, **changes})
+
+
+def rooflines(**overheads: float) -> dict[str, RooflineLatency]:
+    """Every part of the roofline in some model."""
+    window = replace(catalog.model("gpt-oss-20b"), sliding_window=24)  # short, as tests' prompts
+    gpu = catalog.gpu("h200_sxm")
+    make = RooflineLatency.from_catalog
+    return {
+        "dense": make("llama-3.1-70b", "h100_sxm", 4, **overheads),
+        "experts": make("mixtral-8x7b", "h100_sxm", 2, **overheads),
+        "latent": make("deepseek-v3", gpu, 8, precision="fp8", **overheads),
+        "window": make(window, gpu, 1, expert_precision="fp4", **overheads),
+        "ranks": make(
+            "deepseek-v3",
+            gpu,
+            2,
+            precision="fp8",
+            data_parallel_size=3,
+            enable_expert_parallel=True,
+            **overheads,
+        ),
+        "parts": make("qwen3-30b-a3b", gpu, 1, data_parallel_size=2, **overheads),
+    }

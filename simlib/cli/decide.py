@@ -28,7 +28,9 @@ _OVERHEADS = {"step_overhead_s": 0.0015, "sequence_overhead_s": 50e-6}
     help="YAML file of one simulation; of a study file, its defaults.",
 )
 @click.option(
-    "--model", help="Model of the catalog, such as llama-3.1-70b.  [default: token rates]"
+    "--model",
+    help="Model of the catalog, such as llama-3.1-70b, or the path of a config.json.  "
+    "[default: token rates]",
 )
 @click.option("--gpus", required=True, metavar="NxGPU", help="Such as 8xh100_sxm; or a number.")
 @click.option("--ttft", type=float, help="SLO: time to first token, seconds.")
@@ -44,6 +46,12 @@ _OVERHEADS = {"step_overhead_s": 0.0015, "sequence_overhead_s": 50e-6}
 @click.option("--output-p90", type=float, help="90th percentile of outputs, tokens.")
 @click.option("--trace", type=click.Path(), help="Replay this trace, faster and faster, instead.")
 @click.option("--tensor-parallel", metavar="N,N,…", help="[default: what the model needs and up]")
+@click.option(
+    "--data-parallel-size",
+    metavar="N,N,…",
+    help="Attention ranks of a replica of a mixture of experts, --tensor-parallel GPUs each.  "
+    "[default: 1]",
+)
 @click.option("--architectures", metavar="mono,disagg", help="[default: both]")
 @click.option("--rate", type=float, help="Also: the fewest GPUs that carry this rate.")
 @click.option("--price", "price", metavar="GPU=USD", multiple=True, help="Dollars an hour.")
@@ -119,6 +127,9 @@ def _decision(given: dict[str, Any]) -> dict[str, Any]:
     deployments: dict[str, Any] = {"gpus": _gpus(given["gpus"])}
     if given["tensor_parallel"]:
         deployments["tensor_parallel"] = _whole("--tensor-parallel", given["tensor_parallel"])
+    if given["data_parallel_size"]:
+        ranks = _whole("--data-parallel-size", given["data_parallel_size"])
+        deployments["data_parallel_size"] = ranks
     if given["architectures"]:
         deployments["architectures"] = given["architectures"].split(",")
     return {

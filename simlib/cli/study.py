@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from simlib.latency.catalog import BYTES_PER_PARAMETER
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -90,11 +92,28 @@ def capacity(request: Path, results: Path, output: Path) -> None:
 
 
 @study.command()
-@click.option("--request", type=_FILE, help="JSON file with the four settings below.")
+@click.option("--request", type=_FILE, help="JSON file with the settings below.")
 @click.option("--model", help="Hugging Face identifier; -- may stand for /.")
 @click.option("--gpu", help="Such as h100_sxm.")
 @click.option("--tensor-parallel", type=click.IntRange(1))
-@click.option("--precision", type=click.Choice(["bf16", "fp8"]), default="bf16")
+@click.option("--precision", type=click.Choice(list(BYTES_PER_PARAMETER)), default="bf16")
+@click.option(
+    "--expert-precision",
+    type=click.Choice(list(BYTES_PER_PARAMETER)),
+    help="Of routed experts; default: as --precision.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["vllm", "sglang", "trtllm"]),
+    default="vllm",
+    help="Engine whose kernels were measured.",
+)
+@click.option(
+    "--expert-parallel",
+    type=click.IntRange(1),
+    default=1,
+    help="GPUs over which whole experts are spread; default: 1, each GPU has a part of each.",
+)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def latency_table(
     request: Path | None,
@@ -102,13 +121,24 @@ def latency_table(
     gpu: str | None,
     tensor_parallel: int | None,
     precision: str,
+    expert_precision: str | None,
+    backend: str,
+    expert_parallel: int,
     output: Path,
 ) -> None:
     """Write the latencies of one replica as measured kernels compose them (aiconfigurator)."""
     from simlib.files import read_json, replacing
     from simlib.latency.aiconfigurator import build_latency_table
 
-    given = {"model": model, "gpu": gpu, "tensor_parallel": tensor_parallel, "precision": precision}
+    given = {
+        "model": model,
+        "gpu": gpu,
+        "tensor_parallel": tensor_parallel,
+        "precision": precision,
+        "expert_precision": expert_precision,
+        "backend": backend,
+        "expert_parallel": expert_parallel,
+    }
     if model is not None:
         given["model"] = model.replace("--", "/")
     if request is not None:

@@ -19,6 +19,8 @@ from simlib.core.validation import (
 )
 from simlib.errors import InvalidParameterError
 from simlib.files import canonical_json
+from simlib.latency.catalog import Precision
+from simlib.latency.experts import EXPERT_IMBALANCE
 from simlib.latency.models import KvCacheDtype, LatencyKind
 from simlib.policies.batching import BATCH_POLICIES, BatchPolicyName
 from simlib.policies.disciplines import DisciplineName
@@ -31,6 +33,12 @@ ADDED_KEYS: dict[str, Any] = {
     "num_gpu_blocks_override": None,
     "block_size": BLOCK_TOKENS,
     "front_end": None,
+    "backend": "vllm",
+    "path": None,
+    "expert_precision": None,
+    "expert_imbalance": EXPERT_IMBALANCE,
+    "data_parallel_size": 1,
+    "enable_expert_parallel": False,
 }
 """Keys that the first results did not know, with the value that means what they had; with it, a
 key is no part of a point's identity, so that these results stay valid."""
@@ -41,26 +49,51 @@ class LatencyConfig(ConfigModel):
 
     kind: LatencyKind = "roofline"
     """``roofline`` from the catalog's constants, ``affine`` from fitted coefficients,
-    ``aiconfigurator`` from a table of measured kernels, which the workflow makes."""
+    ``aiconfigurator`` from a table of measured kernels, which the workflow makes, ``table`` from
+    a file of one's own measurements."""
     model: str = Field(default="llama-3.1-70b", min_length=1, max_length=200)
-    """Model of the catalog; for ``aiconfigurator`` its Hugging Face identifier."""
-    precision: Literal["bf16", "fp8"] = "bf16"
-    """Of the weights and their products."""
+    """Model of the catalog or of ``models``, or the path of a ``config.json`` (or of its folder,
+    ending in /); for ``aiconfigurator`` its Hugging Face identifier."""
+    precision: Precision = "bf16"
+    """Of the weights and their products: ``bf16``, ``fp8``, or of 4 bits ``fp4`` and ``int4``,
+    which GPUs without such products unpack to 16."""
+    expert_precision: Precision | None = None
+    """Of the routed experts of a mixture; default: as ``precision``."""
+    expert_imbalance: float = Field(default=EXPERT_IMBALANCE, ge=1, allow_inf_nan=False)
+    """Tokens of the busiest GPU's experts over the mean, with ``enable_expert_parallel``."""
     kv_cache_dtype: KvCacheDtype = "bf16"
     """Of stored keys and values: ``fp8`` halves a token's bytes and the time to read them."""
+    backend: Literal["vllm", "sglang", "trtllm"] = "vllm"
+    """``aiconfigurator``: the engine whose kernels were measured."""
+    path: str | None = None
+    """``table``: a CSV file of measured iterations."""
     step_overhead_s: NonNegativeFloat = 0.0
     """Engine overhead of each iteration (scheduling, sampling), seconds."""
     sequence_overhead_s: NonNegativeFloat = 0.0
     """Engine overhead of each sequence in an iteration's batch, seconds."""
 
+    @model_validator(mode="after")
+    def _tables_are_files(self) -> Self:
+        if self.kind == "table" and not self.path:
+            allowed = "a CSV file of measured iterations (kind: table)"
+            raise InvalidParameterError("path", self.path, allowed)
+        return self
+
     def table_request(self, pool: ReplicaPool) -> dict[str, str | int]:
         """Return what a table of measured kernels of a pool's replica depends on."""
-        return {
+        request: dict[str, str | int] = {
             "model": self.model,
             "gpu": pool.gpu,
             "tensor_parallel": pool.tensor_parallel,
             "precision": self.precision,
         }
+        if self.backend != "vllm":
+            request["backend"] = self.backend
+        if self.expert_precision is not None:
+            request["expert_precision"] = self.expert_precision
+        if pool.enable_expert_parallel:
+            request["expert_parallel"] = pool.tensor_parallel
+        return request
 
     def table_name(self, pool: ReplicaPool) -> str:
         """Return the name of the file with that table: a hash, for names are no paths."""
@@ -73,11 +106,17 @@ class ReplicaPool(ConfigModel):
 
     replicas: GpuCount = 1
     gpu: str = Field(default="h100_sxm", min_length=1, max_length=200)
-    """GPU of the catalog."""
+    """GPU of the catalog or of ``gpus``."""
     tensor_parallel: GpuCount = 4
-    """GPUs of one replica."""
+    """GPUs of one replica, or of each of its data-parallel ranks."""
+    data_parallel_size: GpuCount = 1
+    """Ranks of one replica of a mixture of experts: each has ``tensor_parallel`` GPUs and attends
+    to its own sequences, all share the experts and go in step (vLLM's data parallel attention).
+    Settings of the scheduler and of the KV cache are those of a rank."""
+    enable_expert_parallel: bool = False
+    """Whether the GPUs of a replica have whole experts; else each has a part of every expert."""
     kv_capacity_tokens: PositiveInt | None = None
-    """KV cache of one replica, tokens; default: what its memory leaves beside the weights."""
+    """KV cache of one rank, tokens; default: what its memory leaves beside the weights."""
     num_gpu_blocks_override: PositiveInt | None = None
     """The same as a number of blocks, as vLLM reports it."""
     block_size: PositiveInt = BLOCK_TOKENS
@@ -121,7 +160,12 @@ class ReplicaPool(ConfigModel):
     @property
     def total_gpus(self) -> int:
         """GPUs of the pool."""
-        return self.replicas * self.tensor_parallel
+        return self.replicas * self.replica_gpus
+
+    @property
+    def replica_gpus(self) -> int:
+        """GPUs of one replica."""
+        return self.tensor_parallel * self.data_parallel_size
 
 
 class MonolithicPool(ReplicaPool):

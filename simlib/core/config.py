@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from simlib.core.batching import BatchingDisagg, BatchingMono, LatencyConfig
 from simlib.core.classes import SORTED_BY, RequestClass, check_sorted_by, in_order
+from simlib.core.own import Own, OwnGpu, OwnModel, check_own
 from simlib.core.reading import read_yaml
 from simlib.core.records import TtftDefinition
 from simlib.core.validation import (
@@ -23,6 +24,7 @@ from simlib.core.validation import (
     Seed,
 )
 from simlib.errors import InvalidParameterError
+from simlib.latency import catalog
 from simlib.workload.arrivals import ARRIVALS, ArrivalKind, ArrivalName
 from simlib.workload.lengths import MAX_TOKENS
 
@@ -222,6 +224,10 @@ class SimConfig(ConfigModel):
     cluster_mono: ClusterMonolithic = Field(default_factory=ClusterMonolithic)
     cluster_disagg: ClusterDisagg = Field(default_factory=ClusterDisagg)
     latency: LatencyConfig = Field(default_factory=LatencyConfig)
+    models: dict[str, OwnModel] = Field(default_factory=dict)
+    """Models of one's own by name, for ``latency.model``."""
+    gpus: dict[str, OwnGpu] = Field(default_factory=dict)
+    """GPUs of one's own by name, for the ``gpu`` of pools."""
     batching_mono: BatchingMono = Field(default_factory=BatchingMono)
     batching_disagg: BatchingDisagg = Field(default_factory=BatchingDisagg)
     engine: Engine = "fast"
@@ -243,14 +249,33 @@ class SimConfig(ConfigModel):
         return self
 
     def __hash__(self) -> int:
-        """Return a hash of the value: a mapping, of which the classes are one, has none."""
-        fields = self.__dict__ | {"request_classes": tuple(self.request_classes.items())}
+        """Return a hash of the value: mappings, such as the classes, have none."""
+        mappings = ("request_classes", "models", "gpus")
+        fields = self.__dict__ | {name: tuple(getattr(self, name).items()) for name in mappings}
         return hash(tuple(fields.values()))
 
     @field_validator("request_classes")
     @classmethod
     def _classes_in_order(cls, classes: dict[str, RequestClass]) -> dict[str, RequestClass]:
         return in_order(classes)
+
+    @field_validator("models")
+    @classmethod
+    def _models_fit_together(cls, models: dict[str, OwnModel]) -> dict[str, OwnModel]:
+        check_own("models", models, catalog.model_names())
+        for name, one in models.items():
+            try:
+                one.named(name)
+            except InvalidParameterError as error:
+                key = f"models.{name}.{error.name}"
+                raise InvalidParameterError(key, error.got, error.allowed) from None
+        return models
+
+    @field_validator("gpus")
+    @classmethod
+    def _gpus_have_names(cls, gpus: dict[str, OwnGpu]) -> dict[str, OwnGpu]:
+        check_own("gpus", gpus, catalog.gpu_names())
+        return gpus
 
     @model_validator(mode="after")
     def _disciplines_have_classes(self) -> Self:
@@ -299,6 +324,11 @@ class SimConfig(ConfigModel):
     def deployment(self) -> ClusterMonolithic | ClusterDisagg | BatchingMono | BatchingDisagg:
         """The deployment that `serving` and `mode` select."""
         return self.cluster if self.serving == "token_rate" else self.batching
+
+    @property
+    def own(self) -> Own:
+        """Models and GPUs beside those of the catalog."""
+        return Own.model_construct(models=self.models, gpus=self.gpus)
 
     @property
     def class_key(self) -> str | None:

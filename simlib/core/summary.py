@@ -112,7 +112,7 @@ def _batching_busy_s(
         "decode": (records.decode_start_s, records.finish_s, records.decode_replica),
     }
     return {
-        name: pool.tensor_parallel * active_s(*ends[name], window)
+        name: pool.replica_gpus * active_s(*ends[name], window)
         for name, pool in config.batching.pools.items()
     }
 

@@ -148,8 +148,8 @@ class AffineLatency(LatencyModel):
     @classmethod
     def from_catalog(
         cls,
-        model: str,
-        gpu: str,
+        model: str | catalog.Model,
+        gpu: str | catalog.Gpu,
         tensor_parallel: int = 1,
         *,
         precision: str = "bf16",
@@ -162,10 +162,12 @@ class AffineLatency(LatencyModel):
         They were fitted with 16-bit KV caches; with other `kv_bytes` of a stored number reading
         the context takes as much more or less time.
         """
-        fit = affine_coefficients(model, gpu, tensor_parallel, precision)
+        found = catalog.model(model) if isinstance(model, str) else model
+        name = gpu if isinstance(gpu, str) else gpu.name
+        fit = affine_coefficients(found.name, name, tensor_parallel, precision)
         return cls(
             replace(fit, decode_context_s=fit.decode_context_s * (kv_bytes / 2.0)),
-            catalog.kv_bytes_per_token(catalog.model(model), tensor_parallel, kv_bytes),
+            catalog.kv_bytes_per_token(found, tensor_parallel, kv_bytes),
             step_overhead_s=step_overhead_s,
             sequence_overhead_s=sequence_overhead_s,
         )

@@ -9,7 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from simlib.errors import InvalidParameterError
+from simlib.latency import catalog
 from simlib.latency.table import LatencyTable
 
 _PACKAGE: Final = "aiconfigurator-core"
@@ -30,7 +33,21 @@ _CONTEXT: Final = [
 ]
 
 
-def _options(tensor_parallel: int, expert_parallel: int, precision: str) -> dict[str, Any]:
+def _is_latent(model: str) -> bool:
+    """Return whether the catalog knows a model, and as one of latent attention."""
+    try:
+        return catalog.model(model).kv_lora_rank > 0
+    except InvalidParameterError:
+        return False
+
+
+def _options(
+    model: str,
+    tensor_parallel: int,
+    expert_parallel: int,
+    precision: str,
+    expert_precision: str | None,
+) -> dict[str, Any]:
     """Return what the package's functions take alike; the expert sizes are for mixtures only."""
     options: dict[str, Any] = {
         "tp_size": tensor_parallel,
@@ -39,6 +56,10 @@ def _options(tensor_parallel: int, expert_parallel: int, precision: str) -> dict
     }
     if precision != "bf16":
         options["gemm_quant_mode"] = options["moe_quant_mode"] = precision
+    if expert_precision is not None:
+        options["moe_quant_mode"] = expert_precision
+    if _is_latent(model):  # whose FP8 attention was measured with few engines
+        options["fmha_quant_mode"] = "bfloat16"
     return options
 
 
@@ -88,6 +109,7 @@ def build_latency_table(
     backend: str = "vllm",
     precision: str = "bf16",
     expert_parallel: int = 1,
+    expert_precision: str | None = None,
     max_batch_tokens: int = 8192,
 ) -> LatencyTable:
     """Ask `aiconfigurator-core` for the latencies of one replica and write them to a file.
@@ -110,6 +132,8 @@ def build_latency_table(
     expert_parallel
         GPUs over which a mixture of experts spreads whole experts; the rest of the tensor
         parallelism splits each expert.
+    expert_precision
+        Of the matrix products of routed experts; default: as `precision`.
     max_batch_tokens
         Largest iteration the engine reserves memory for; sets the KV cache capacity.
 
@@ -130,7 +154,7 @@ def build_latency_table(
         allowed = f"a divisor of tensor_parallel ({tensor_parallel})"
         raise InvalidParameterError("expert_parallel", expert_parallel, allowed)
     try:
-        options = _options(tensor_parallel, expert_parallel, precision)
+        options = _options(model, tensor_parallel, expert_parallel, precision, expert_precision)
         engine = _engine(model, gpu, backend, options)
         kv_bytes, kv_tokens = _kv_cache(model, gpu, backend, options, max_batch_tokens)
         shared = [engine.mixed_step_breakdown(n, 0, n, 2)[1] for n in _TOKENS]
@@ -141,6 +165,8 @@ def build_latency_table(
             [engine.mixed_step_breakdown(0, size, max(c - 1, 1), 2)[3] for c in _CONTEXT]
             for size in _BATCH
         ]
+        if _is_latent(model):
+            shared, prefill, decode = _latent(engine, shared)
     except InvalidParameterError:
         raise
     except Exception as error:  # its errors share no base class
@@ -167,6 +193,30 @@ def build_latency_table(
     )
     table.write(path)
     return table
+
+
+def _latent(
+    engine: Any, shared: list[float]
+) -> tuple[list[float], list[list[float]], list[list[float]]]:
+    """Return the three parts of latent attention, in milliseconds.
+
+    It was measured in one with its projections, for prompts and for decodes. So what all tokens
+    share is the least of both, and attention is what each takes more.
+    """
+    shared = [
+        min(ms, engine.decode_step_latency(n, 1, 2)) if n <= _BATCH[-1] else ms
+        for n, ms in zip(_TOKENS, shared, strict=True)
+    ]
+    of_chunk, of_batch = (np.interp(sizes, _TOKENS, shared) for sizes in (_CHUNK, _BATCH))
+    prefill = [
+        [max(engine.predict_prefill_latency(1, n + b, b) - float(ms), 0.0) for b in _BEFORE]
+        for n, ms in zip(_CHUNK, of_chunk, strict=True)
+    ]
+    decode = [
+        [max(engine.decode_step_latency(n, max(c - 1, 1), 2) - float(ms), 0.0) for c in _CONTEXT]
+        for n, ms in zip(_BATCH, of_batch, strict=True)
+    ]
+    return shared, prefill, decode
 
 
 def _rising(values: list[float]) -> list[float]:

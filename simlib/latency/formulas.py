@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from simlib.latency import affine, linear, roofline, table
+from simlib.latency import affine, linear, roofline, steps, table
 from simlib.latency.protocol import Formula
 
 FORMULAS: dict[str, Formula] = {
@@ -17,11 +17,19 @@ FORMULAS: dict[str, Formula] = {
     "roofline": roofline.RooflineLatency.formula,
     "affine": affine.AffineLatency.formula,
     "table": table.TableLatency.formula,
+    "steps": steps.StepTableLatency.formula,
 }
 HELPERS: tuple[Callable[..., Any], ...] = (
+    roofline.busiest,
+    roofline.layers_s,
+    roofline.experts_s,
+    roofline.decode_attention,
     table.rank,
     table.between,
     table.shared_s,
+    table.surface,
     table.decode_attention,
+    steps.prefill_s,
+    steps.decode_steps,
 )
 """In the order in which each calls only earlier ones."""

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from simlib.errors import InvalidParameterError
 from simlib.latency import catalog
 from simlib.latency.affine import AffineLatency
+from simlib.latency.experts import EXPERT_IMBALANCE
 from simlib.latency.protocol import LatencyModel
 from simlib.latency.roofline import RooflineLatency
+from simlib.latency.steps import StepTable, StepTableLatency
 from simlib.latency.table import TableLatency
 
 KV_BYTES = {"bf16": 2.0, "fp8": 1.0}
@@ -31,12 +33,15 @@ def _roofline(asked: Mapping[str, Any], overheads: Mapping[str, Any]) -> Latency
 
 def _affine(asked: Mapping[str, Any], overheads: Mapping[str, Any]) -> LatencyModel:
     """From fitted coefficients: given ones, or the catalog's."""
+    _one_rank(asked, "affine")
     coefficients, kv_bytes_per_token = asked["coefficients"], asked["kv_bytes_per_token"]
     if coefficients is None:
-        return AffineLatency.from_catalog(**_catalogued(asked), **overheads)
+        names = ("model", "gpu", "tensor_parallel", "precision", "kv_bytes")
+        where = {name: _catalogued(asked)[name] for name in names}
+        return AffineLatency.from_catalog(**where, **overheads)
     if kv_bytes_per_token is None:
         kv_bytes_per_token = catalog.kv_bytes_per_token(
-            catalog.model(asked["model"]),
+            _known(asked["model"]),
             asked["tensor_parallel"],
             KV_BYTES[asked["kv_cache_dtype"]],
         )
@@ -45,6 +50,9 @@ def _affine(asked: Mapping[str, Any], overheads: Mapping[str, Any]) -> LatencyMo
 
 def _aiconfigurator(asked: Mapping[str, Any], overheads: Mapping[str, Any]) -> LatencyModel:
     """From a table of measured kernels, which the workflow makes."""
+    if asked["data_parallel_size"] != 1:
+        got, allowed = asked["data_parallel_size"], "1 with latency.kind aiconfigurator"
+        raise InvalidParameterError("data_parallel_size", got, allowed)
     if asked["table"] is None:
         raise InvalidParameterError("table", None, "a file build_latency_table wrote")
     if asked["kv_cache_dtype"] != "bf16":
@@ -54,12 +62,43 @@ def _aiconfigurator(asked: Mapping[str, Any], overheads: Mapping[str, Any]) -> L
     return TableLatency.read(asked["table"], **overheads)
 
 
+def _table(asked: Mapping[str, Any], overheads: Mapping[str, Any]) -> LatencyModel:
+    """From a CSV file of measured iterations."""
+    if asked["path"] is None:
+        raise InvalidParameterError("path", None, "a CSV file of measured iterations (kind: table)")
+    kv_bytes_per_token = asked["kv_bytes_per_token"]
+    if kv_bytes_per_token is None:
+        kv_bytes_per_token = catalog.kv_bytes_per_token(
+            _known(asked["model"]), asked["tensor_parallel"], KV_BYTES[asked["kv_cache_dtype"]]
+        )
+    return StepTableLatency(StepTable.read(asked["path"]), kv_bytes_per_token, **overheads)
+
+
 def _catalogued(asked: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("model", "gpu", "tensor_parallel", "precision")
+    names = ("model", "gpu", "tensor_parallel", "precision", *_OF_EXPERTS)
     return {
         **{name: asked[name] for name in names},
         "kv_bytes": KV_BYTES[asked["kv_cache_dtype"]],
     }
+
+
+_OF_EXPERTS = (
+    "expert_precision",
+    "data_parallel_size",
+    "enable_expert_parallel",
+    "expert_imbalance",
+)
+
+
+def _known(model: str | catalog.Model) -> catalog.Model:
+    return catalog.model(model) if isinstance(model, str) else model
+
+
+def _one_rank(asked: Mapping[str, Any], kind: str) -> None:
+    """Refuse attention ranks where a kind does not know of them."""
+    for name, plain in (("data_parallel_size", 1), ("enable_expert_parallel", False)):
+        if asked[name] != plain:
+            raise InvalidParameterError(name, asked[name], f"{plain} with latency.kind {kind}")
 
 
 LATENCY_MODELS: dict[
@@ -68,6 +107,7 @@ LATENCY_MODELS: dict[
     "roofline": _roofline,
     "affine": _affine,
     "aiconfigurator": _aiconfigurator,
+    "table": _table,
 }  # fmt: skip
 
 if TYPE_CHECKING:
@@ -79,16 +119,21 @@ else:
 def latency_model(
     kind: str,
     *,
-    model: str = "",
-    gpu: str = "",
+    model: str | catalog.Model = "",
+    gpu: str | catalog.Gpu = "",
     tensor_parallel: int = 1,
     precision: str = "bf16",
     kv_cache_dtype: str = "bf16",
     coefficients: Mapping[str, float] | None = None,
     kv_bytes_per_token: float | None = None,
     table: Path | str | None = None,
+    path: Path | str | None = None,
     step_overhead_s: float = 0.0,
     sequence_overhead_s: float = 0.0,
+    expert_precision: str | None = None,
+    data_parallel_size: int = 1,
+    enable_expert_parallel: bool = False,
+    expert_imbalance: float = EXPERT_IMBALANCE,
 ) -> LatencyModel:
     """Return the latency model a configuration names.
 
@@ -97,7 +142,8 @@ def latency_model(
     kind
         A name of `LATENCY_MODELS`.
     model, gpu, tensor_parallel, precision
-        What runs on what (names of the catalog); for ``aiconfigurator`` the table knows.
+        What runs on what, by the catalog's names or as values of one's own; for
+        ``aiconfigurator`` the table knows.
     kv_cache_dtype
         Type of the stored keys and values, ``bf16`` or ``fp8``: bytes per token, and the time to
         read them.
@@ -105,12 +151,18 @@ def latency_model(
         For ``affine``: its seven coefficients in seconds, instead of the catalog's fit. They
         need `kv_bytes_per_token`, or a `model` of the catalog.
     kv_bytes_per_token
-        For ``affine`` with given coefficients: bytes of KV cache per token.
+        For ``affine`` with given coefficients, and ``table``: bytes of KV cache per token.
     table
         For ``aiconfigurator``: the file `build_latency_table` wrote.
+    path
+        For ``table``: a CSV file that `simlib.latency.steps.StepTable` reads; the model gives the
+        size of the KV cache.
     step_overhead_s, sequence_overhead_s
         Engine overhead (scheduling, sampling, input preparation) per iteration, and per sequence
         in its batch.
+    expert_precision, data_parallel_size, enable_expert_parallel, expert_imbalance
+        For ``roofline``: of a mixture of experts, as in
+        `simlib.latency.roofline.RooflineLatency`.
 
     Raises
     ------
@@ -132,6 +184,11 @@ def latency_model(
         "coefficients": coefficients,
         "kv_bytes_per_token": kv_bytes_per_token,
         "table": table,
+        "path": path,
+        "expert_precision": expert_precision,
+        "data_parallel_size": data_parallel_size,
+        "enable_expert_parallel": enable_expert_parallel,
+        "expert_imbalance": expert_imbalance,
     }
     overheads = {"step_overhead_s": step_overhead_s, "sequence_overhead_s": sequence_overhead_s}
     return LATENCY_MODELS[kind](asked, overheads)

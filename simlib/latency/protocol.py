@@ -36,6 +36,19 @@ class Formula(NamedTuple):
     sequence grows by a token, and for how many iterations that holds."""
 
 
+class Limits(NamedTuple):
+    """How far a latency model's measurements go; beyond, it says nothing."""
+
+    tokens: float
+    """Tokens of an iteration that prefills."""
+    before: float
+    """Tokens of context before a chunk."""
+    batch: float
+    """Decoding sequences."""
+    context: float
+    """Tokens of context of a decoding sequence."""
+
+
 class LatencyModel:
     """Seconds of an iteration (one forward pass of a replica) from the shape of its batch.
 
@@ -43,15 +56,22 @@ class LatencyModel:
     unchanged batch the total context is ``context + k * batch``.
     """
 
-    __slots__ = ("kv_bytes_per_token", "parameters")
+    __slots__ = ("kv_bytes_per_token", "limits", "parameters")
 
     formula: ClassVar[Formula]
 
-    def __init__(self, parameters: Sequence[float], kv_bytes_per_token: float) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[float],
+        kv_bytes_per_token: float,
+        limits: Limits | None = None,
+    ) -> None:
         self.parameters = tuple(map(float, parameters))
         """What the functions of `formula` read."""
         self.kv_bytes_per_token = kv_bytes_per_token
-        """Bytes of KV cache per token, over all GPUs of a replica."""
+        """Bytes of KV cache per token, over all GPUs that hold it."""
+        self.limits = limits
+        """Where the model ends, None if it goes on."""
 
     def iteration_s(
         self, prefill: Sequence[tuple[int, int]], decode_batch: int, decode_context: int

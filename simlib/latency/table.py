@@ -56,14 +56,16 @@ def shared_s(p: Sequence[float], tokens: int) -> float:
     return between(p, _HEAD, count, tokens, _HEAD + count, 1)
 
 
-def decode_attention(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
-    """Return the seconds of decode attention, its slope in the mean context, and for how long."""
-    chunks = _HEAD + 2 * int(p[2])
-    count, width = int(p[5]), int(p[6])
-    grid = chunks + int(p[3]) + int(p[4]) + int(p[3]) * int(p[4])
+def surface(
+    p: Sequence[float], grid: int, count: int, width: int, batch: float, mean: float
+) -> tuple[float, float, int]:
+    """Interpolate over a batch and a mean: return the value, its slope in the mean, for how long.
+
+    From `grid` on stand `count` batches, `width` means, and a row of values per batch. Over the
+    mean, pieces never fall.
+    """
     knots = grid + count
     values = knots + width
-    mean = context / batch
     piece = rank(p, knots, width - 1, mean)
     value = between(p, grid, count, batch, values, width)
     if piece == 0:
@@ -78,6 +80,13 @@ def decode_attention(p: Sequence[float], batch: int, context: int) -> tuple[floa
     if piece < width - 1:
         steps = max(1, math.ceil(p[knots + piece] - mean))
     return value + slope * (mean - left), slope, steps
+
+
+def decode_attention(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
+    """Return the seconds of decode attention, its slope in the mean context, and for how long."""
+    chunks = _HEAD + 2 * int(p[2])
+    grid = chunks + int(p[3]) + int(p[4]) + int(p[3]) * int(p[4])
+    return surface(p, grid, int(p[5]), int(p[6]), batch, context / batch)
 
 
 def chunk(p: Sequence[float], new: int, before: int) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 
 from simlib.core.batching import BatchingDisagg, BatchingMono, LatencyConfig, ReplicaPool
 from simlib.core.config import SimConfig
+from simlib.core.own import Own
 from simlib.core.records import RequestRecords, cut_at
 from simlib.core.sampling import sample_classes
 from simlib.errors import InvalidParameterError
@@ -36,7 +37,8 @@ def serve(
     Without a drain, what happens at or after ``config.sim_seconds`` is not seen. A `timeline` is
     filled by the fast engine only.
     """
-    deployment = deployment_of(config.batching, config.latency)
+    deployment = deployment_of(config.batching, config.latency, config.own)
+    _check_limits(requests, deployment)
     engine: ModuleType
     if config.engine == "simpy":
         if timeline is not None:
@@ -64,6 +66,23 @@ def serve(
     return records if config.drain else cut_at(records, config.sim_seconds)
 
 
+def _check_limits(requests: Requests, deployment: Deployment) -> None:
+    """Refuse requests that are longer than what a latency model was measured for."""
+    for pool in deployment.pools:
+        limits = pool.latency.limits
+        if limits is None or len(requests) == 0:
+            continue
+        longest = int((requests.prompt_tokens + requests.output_tokens).max())
+        prompt = int(requests.prompt_tokens.max())
+        for name, tokens, most in (
+            ("longest request, tokens", longest, limits.context),
+            ("longest prompt, tokens", prompt, limits.before),
+        ):
+            if tokens > most:
+                allowed = f"<= {most:g}, the most context in the table of latency.path"
+                raise InvalidParameterError(name, tokens, allowed)
+
+
 def _classes(config: SimConfig, key: str, replicate: int, n: int) -> Classes:
     """Return the column that the entry pool's discipline sorts by."""
     of_class = np.array([getattr(one, key) for one in config.request_classes.values()])
@@ -86,36 +105,46 @@ def _sent_in_time(records: RequestRecords, config: SimConfig) -> RequestRecords:
     return records.select(records.arrival_s < config.sim_seconds)
 
 
-def deployment_of(batching: BatchingMono | BatchingDisagg, latency: LatencyConfig) -> Deployment:
+def deployment_of(
+    batching: BatchingMono | BatchingDisagg, latency: LatencyConfig, own: Own | None = None
+) -> Deployment:
     """Return the pools, with latency models and KV capacities, that a configuration names.
+
+    Parameters
+    ----------
+    batching, latency
+        Sections of the configuration.
+    own
+        Models and GPUs beside those of the catalog.
 
     Raises
     ------
     InvalidParameterError
         If the catalog knows no such GPU or model, or the model does not fit.
     """
+    own = own or Own()
     if isinstance(batching, BatchingMono):
         return Deployment(
-            _pool_at("batching_mono.pool", batching.pool, latency),
+            _pool_at("batching_mono.pool", batching.pool, latency, own),
             first_token=batching.first_token,
             front_end=batching.front_end,
         )
     return Deployment(
-        _pool_at("batching_disagg.prefill", batching.prefill, latency),
-        _pool_at("batching_disagg.decode", batching.decode, latency),
+        _pool_at("batching_disagg.prefill", batching.prefill, latency, own),
+        _pool_at("batching_disagg.decode", batching.decode, latency, own),
         batching.link,
         front_end=batching.front_end,
     )
 
 
-def _pool_at(section: str, pool: ReplicaPool, latency: LatencyConfig) -> Pool:
+def _pool_at(section: str, pool: ReplicaPool, latency: LatencyConfig, own: Own) -> Pool:
     """Return the pool of a section of the configuration; errors name the key in full."""
     try:
-        return _pool(pool, latency)
+        return _pool(pool, latency, own)
     except InvalidParameterError as error:
         if error.name in ReplicaPool.model_fields:
             name = f"{section}.{error.name}"
-        elif error.name in LatencyConfig.model_fields:
+        elif error.name.partition(":")[0] in LatencyConfig.model_fields:
             name = f"latency.{error.name}"
         elif error.name == latency.kind:  # no coefficients for this model on this GPU
             name = f"latency.model on {section}"
@@ -124,27 +153,43 @@ def _pool_at(section: str, pool: ReplicaPool, latency: LatencyConfig) -> Pool:
         raise InvalidParameterError(name, error.got, error.allowed, error.where) from None
 
 
-def _pool(pool: ReplicaPool, latency: LatencyConfig) -> Pool:
+def _pool(pool: ReplicaPool, latency: LatencyConfig, own: Own) -> Pool:
     table = TABLES / latency.table_name(pool) if latency.kind == "aiconfigurator" else None
-    return Pool(
+    model: str | catalog.Model = latency.model
+    gpu: str | catalog.Gpu = pool.gpu
+    if table is None:  # such a table may be of others than the catalog has
+        model, gpu = own.model(latency.model), own.gpu(pool.gpu)
+    found = Pool(
         pool,
         latency_model(
             latency.kind,
-            model=latency.model,
-            gpu=pool.gpu,
+            model=model,
+            gpu=gpu,
             tensor_parallel=pool.tensor_parallel,
             precision=latency.precision,
             kv_cache_dtype=latency.kv_cache_dtype,
             table=table,
+            path=latency.path,
             step_overhead_s=latency.step_overhead_s,
             sequence_overhead_s=latency.sequence_overhead_s,
+            expert_precision=latency.expert_precision,
+            expert_imbalance=latency.expert_imbalance,
+            data_parallel_size=pool.data_parallel_size,
+            enable_expert_parallel=pool.enable_expert_parallel,
         ),
-        _capacity_blocks(pool, latency, table),
+        _rank_blocks(pool, latency, table, own) * pool.data_parallel_size,
     )
+    limits = found.latency.limits
+    if limits is not None:
+        for name, most in (("max_batch_tokens", limits.tokens), ("max_batch_size", limits.batch)):
+            if getattr(found, name) > most:
+                allowed = f"<= {most:g}, the most in the table of latency.path"
+                raise InvalidParameterError(name, getattr(pool, name), allowed)
+    return found
 
 
-def _capacity_blocks(pool: ReplicaPool, latency: LatencyConfig, table: Path | None) -> int:
-    """Return the blocks of KV cache of a replica: as given, or what its memory leaves."""
+def _rank_blocks(pool: ReplicaPool, latency: LatencyConfig, table: Path | None, own: Own) -> int:
+    """Return the blocks of KV cache of a rank: as given, or what its memory leaves."""
     if pool.num_gpu_blocks_override is not None:
         return pool.num_gpu_blocks_override
     if pool.kv_capacity_tokens is not None:
@@ -153,10 +198,12 @@ def _capacity_blocks(pool: ReplicaPool, latency: LatencyConfig, table: Path | No
         tokens = LatencyTable.read(table).kv_capacity_tokens
     else:
         tokens = catalog.kv_capacity_tokens(
-            catalog.model(latency.model),
-            catalog.gpu(pool.gpu),
+            own.model(latency.model),
+            own.gpu(pool.gpu),
             pool.tensor_parallel,
             precision=latency.precision,
+            expert_precision=latency.expert_precision,
+            data_parallel_size=pool.data_parallel_size,
             kv_bytes=KV_BYTES[latency.kv_cache_dtype],
         )
     if tokens < pool.block_size:

@@ -26,11 +26,28 @@ class Pool:
     settings: ReplicaPool
     latency: LatencyModel
     capacity_blocks: int
-    """Blocks of KV cache of one replica."""
+    """Blocks of KV cache of one replica, all of its ranks together."""
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Tokens of one iteration of a replica."""
+        return self.settings.max_batch_tokens * self.settings.data_parallel_size
+
+    @property
+    def max_batch_size(self) -> int:
+        """Sequences of one iteration of a replica."""
+        return self.settings.max_batch_size * self.settings.data_parallel_size
+
+    @property
+    def rank_blocks(self) -> int:
+        """Blocks of KV cache that one request may take: those of a rank."""
+        return self.capacity_blocks // self.settings.data_parallel_size
 
     @classmethod
     def of(cls, latency: LatencyModel, kv_capacity_tokens: int, **settings: Any) -> Pool:
         """Return a pool of a given latency model and KV cache, whatever hardware has them.
+
+        The KV cache is that of a rank, as all settings are.
 
         Raises
         ------
@@ -38,7 +55,8 @@ class Pool:
             As `ReplicaPool` does.
         """
         pool = ReplicaPool(kv_capacity_tokens=kv_capacity_tokens, **settings)
-        return cls(pool, latency, kv_capacity_tokens // pool.block_size)
+        blocks = kv_capacity_tokens // pool.block_size
+        return cls(pool, latency, blocks * pool.data_parallel_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +100,7 @@ class Deployment:
         return requests.output_tokens - int(self.prefill_emits)
 
     def refused(self, requests: Requests) -> NDArray[np.bool_]:
-        """Return which requests can never fit, though alone on a replica.
+        """Return which requests can never fit, though alone on a replica, or on one of its ranks.
 
         A replica that decodes must hold prompt and decode steps, one that only prefills the prompt.
         """
@@ -90,7 +108,7 @@ class Deployment:
         both = prompt + self.decode_steps(requests)
         refused = np.zeros(len(requests), np.bool_)
         for pool, tokens in zip(self.pools, (prompt, both)[-len(self.pools) :], strict=True):
-            refused |= -(-tokens // pool.settings.block_size) > pool.capacity_blocks
+            refused |= -(-tokens // pool.settings.block_size) > pool.rank_blocks
         return refused
 
     def routing_draws(

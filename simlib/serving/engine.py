@@ -203,8 +203,8 @@ def _pools(deployment: Deployment) -> Any:
     for row, pool in zip(pools, deployment.pools, strict=True):
         settings = pool.settings
         row.replicas = settings.replicas
-        row.max_batch_tokens = settings.max_batch_tokens
-        row.max_batch_size = settings.max_batch_size
+        row.max_batch_tokens = pool.max_batch_tokens
+        row.max_batch_size = pool.max_batch_size
         row.capacity_blocks = pool.capacity_blocks
         row.block_tokens = settings.block_size
         row.router = list(ROUTERS).index(settings.router)

@@ -151,7 +151,7 @@ class Server:
     def schedule(self) -> Batch:
         """Form the next batch; again if preemption left nobody to run."""
         while True:
-            while self.ready and len(self.running) < self.settings.max_batch_size:
+            while self.ready and len(self.running) < self.pool.max_batch_size:
                 self.running.append(self.ready.pop(0))
             batch = Batch()
             preempted = False
@@ -192,7 +192,7 @@ class Server:
 
     def next_waiting(self) -> Sequence | None:
         """Return the first waiting sequence if it may run and its blocks fit."""
-        if not self.waiting or len(self.running) >= self.settings.max_batch_size:
+        if not self.waiting or len(self.running) >= self.pool.max_batch_size:
             return None
         seq = min(self.waiting, key=lambda seq: seq.key)
         if not seq.arrived_here or self.blocks(seq.context) > self.free_blocks():
@@ -209,7 +209,7 @@ class Server:
 
     def prefill(self, batch: Batch, *, admit: bool) -> None:
         """Fill what is left of the token budget with prompts, or chunks of them."""
-        budget = self.settings.max_batch_tokens - len(batch.decodes)
+        budget = self.pool.max_batch_tokens - len(batch.decodes)
         for seq in self.running:
             if seq.computed < seq.context:
                 new = self.policy.chunk(seq.context - seq.computed, budget, not batch.chunks)

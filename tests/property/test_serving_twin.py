@@ -8,6 +8,7 @@ from simlib.core.batching import FrontEnd, LinkConfig
 from simlib.latency.formulas import FORMULAS
 from simlib.latency.linear import LinearLatency
 from simlib.latency.models import KV_BYTES, latency_model
+from simlib.latency.steps import StepTableLatency
 from simlib.latency.table import TableLatency
 from simlib.policies.batching import BATCH_POLICIES
 from simlib.policies.disciplines import DISCIPLINES
@@ -17,7 +18,7 @@ from simlib.serving.deployment import Pool, disaggregated, monolithic
 from simlib.serving.engine import Classes, simulate, simulate_closed_loop
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
-from tests.serving import small_table
+from tests.serving import rooflines, small_steps, small_table
 
 
 def dyadic(power, low, high):
@@ -64,6 +65,10 @@ def real_latencies(draw):
     kind = draw(st.sampled_from([name for name in FORMULAS if name != "linear"]))
     if kind == "table":
         return TableLatency(small_table(), **overhead)
+    if kind == "steps":
+        return StepTableLatency(small_steps(), 1000.0, **overhead)
+    if kind == "roofline":
+        return draw(st.sampled_from(list(rooflines(**overhead).values())))
     return latency_model(kind, model="llama-3.1-70b", **where, kv_cache_dtype=dtype, **overhead)
 
 
@@ -78,6 +83,7 @@ def pools(draw, latencies, *, disciplines=tuple(DISCIPLINES)):
         replicas=draw(st.integers(1, 3)),
         max_batch_tokens=size + draw(st.sampled_from([0, 1, 5, 30, 500])),
         max_batch_size=size,
+        data_parallel_size=draw(st.sampled_from([1, 1, 2, 3])),
         block_size=block,
         policy=draw(st.sampled_from(list(BATCH_POLICIES))),
         discipline=draw(st.sampled_from(disciplines)),
@@ -251,6 +257,4 @@ def test_a_timeline_changes_nothing_and_knows_every_gap_between_tokens(data):
     jumps = timeline.jumps()
     for number, pool in enumerate(deployment.pools):
         assert jumps.blocks[jumps.pool == number].max(initial=0) <= pool.capacity_blocks
-        assert (
-            jumps.decode_batch[jumps.pool == number].max(initial=0) <= pool.settings.max_batch_size
-        )
+        assert jumps.decode_batch[jumps.pool == number].max(initial=0) <= pool.max_batch_size

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simlib.core.config import SimConfig
-from simlib.core.records import ttft_parts, ttft_s
+from simlib.core.records import Status, ttft_parts, ttft_s
+from simlib.core.summary import summarise
 from simlib.errors import InvalidParameterError
 from simlib.serving.assemble import deployment_of
 from simlib.study.jobs.simulate import simulate
@@ -128,9 +129,9 @@ def nested(dotted: str, value: object) -> dict:
 
 MALFORMED = [
     ("serving", "batch", "one of token_rate, batching"),
-    ("latency.kind", "lookup", "one of roofline, affine, aiconfigurator"),
+    ("latency.kind", "lookup", "one of roofline, affine, aiconfigurator, table"),
     ("latency.model", 70, "a text"),
-    ("latency.precision", "int4", "one of bf16, fp8"),
+    ("latency.precision", "int3", "one of bf16, fp8, fp4, int4"),
     ("latency.step_overhead_s", -1e-3, ">= 0"),
     ("latency.step_overhead_s", "1 ms", "a finite number"),
     ("latency.step_overhead_s", NAN, ""),  # neither above nor below anything
@@ -285,6 +286,94 @@ def test_new_keys_at_their_defaults_leave_a_point_its_identity():
         config(batching_mono={"front_end": {"request_s": 0.003}}),
     ]
     assert len({KNOWN_ID, *map(point_id, changed)}) == 5
+
+
+MIXTURE = {"model": "deepseek-v3", "precision": "fp8"}
+RANKS = {"gpu": "h200_sxm", "tensor_parallel": 1, "data_parallel_size": 8}
+
+
+def test_ranks_count_as_gpus_everywhere():
+    wide = {**RANKS, "replicas": 2, "enable_expert_parallel": True}
+    read = config(
+        "disagg",
+        latency=MIXTURE,
+        batching_disagg={"prefill": {**RANKS, "tensor_parallel": 2}, "decode": wide},
+    )
+    assert read.batching.gpus_by_pool == {"prefill": 16, "decode": 16}
+    assert read.batching.total_gpus == 32
+
+
+def test_settings_of_the_scheduler_and_the_cache_are_those_of_a_rank():
+    read = config(latency=MIXTURE, batching_mono={"pool": {**RANKS, "max_batch_size": 64}})
+    pool = deployment_of(read.batching, read.latency).entry
+    assert pool.max_batch_size == 8 * 64
+    assert pool.max_batch_tokens == 8 * 8192
+    assert pool.capacity_blocks == 8 * pool.rank_blocks
+    given = {**RANKS, "num_gpu_blocks_override": 77}
+    read = config(latency=MIXTURE, batching_mono={"pool": given})
+    assert deployment_of(read.batching, read.latency).entry.capacity_blocks == 8 * 77
+
+
+def test_a_request_must_fit_one_rank():
+    pool = {**RANKS, "kv_capacity_tokens": 160, "replicas": 1}
+    read = config(
+        latency=MIXTURE,
+        batching_mono={"pool": pool},
+        prompt_tokens={"mode": "fixed", "value": 200},
+        output_tokens={"mode": "fixed", "value": 2},
+        sim_seconds=20,
+        warmup_seconds=1,
+    )
+    records = simulate(read)
+    assert len(records) > 10
+    assert (records.status == Status.REJECTED).all()
+
+
+def test_busy_time_of_a_replica_is_that_of_all_its_gpus():
+    pool = {**RANKS, "replicas": 1}
+    read = config(latency=MIXTURE, batching_mono={"pool": pool}, sim_seconds=60, warmup_seconds=5)
+    found = summarise(simulate(read), read)
+    assert 0.5 < found["utilization_gpu"] <= 1.0
+
+
+def test_experts_and_ranks_make_another_point():
+    changes = [
+        {"latency": {**MIXTURE, "expert_precision": "fp4"}},
+        {"latency": {**MIXTURE, "expert_imbalance": 1.5}},
+        {"batching_mono": {"pool": {"data_parallel_size": 2}}},
+        {"batching_mono": {"pool": {"enable_expert_parallel": True}}},
+    ]
+    ids = {point_id(config(**{"latency": MIXTURE, **change})) for change in ({}, *changes)}
+    assert len(ids) == 5
+
+
+@pytest.mark.parametrize("kind", ["affine", "aiconfigurator"])
+def test_kinds_that_do_not_know_ranks_refuse_them(kind):
+    read = config(latency={"kind": kind}, batching_mono={"pool": RANKS})
+    with pytest.raises(InvalidParameterError, match=r"pool.data_parallel_size must be 1"):
+        deployment_of(read.batching, read.latency)
+
+
+def test_a_dense_model_has_no_ranks():
+    read = config(batching_mono={"pool": {**RANKS, "tensor_parallel": 4}})
+    with pytest.raises(InvalidParameterError, match=r"pool.data_parallel_size must be 1: llama"):
+        deployment_of(read.batching, read.latency)
+
+
+def test_tables_of_kernels_depend_on_what_is_new_only_where_it_is_given():
+    plain = config(latency={"kind": "aiconfigurator"})
+    pool = plain.batching_mono.pool
+    assert set(plain.latency.table_request(pool)) == {
+        "model", "gpu", "tensor_parallel", "precision",
+    }  # fmt: skip
+    more = config(
+        latency={"kind": "aiconfigurator", "backend": "sglang", "expert_precision": "fp8"},
+        batching_mono={"pool": {"enable_expert_parallel": True}},
+    )
+    request = more.latency.table_request(more.batching_mono.pool)
+    assert request["backend"] == "sglang"
+    assert request["expert_parallel"] == 4
+    assert request["expert_precision"] == "fp8"
 
 
 def test_overheads_lengthen_every_step():

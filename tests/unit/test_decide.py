@@ -75,6 +75,57 @@ def test_architectures_parallelism_and_axes_restrict_or_widen_the_field():
     ]
 
 
+MIXTURE = {
+    "serving": "batching",
+    "latency": {"model": "deepseek-v3", "precision": "fp8"},
+    "batching_mono": {"pool": {"enable_expert_parallel": True}},
+    "batching_disagg": {
+        "prefill": {"enable_expert_parallel": True},
+        "decode": {"enable_expert_parallel": True},
+    },
+}
+
+
+def test_ranks_of_a_mixture_are_enumerated_and_use_all_gpus():
+    space = DeploymentSpace(
+        gpus={"h200_sxm": 16}, tensor_parallel=[1, 8], data_parallel_size=[1, 8]
+    )
+    found = deployments_of(MIXTURE, space)
+    assert [one.name for one in found.deployments] == [
+        "2 x TP8 EP",
+        "2 x TP1 DP8 EP",
+        "1P TP8 EP + 1D TP8 EP",
+        "1P TP8 EP + 1D TP1 DP8 EP",
+        "1P TP1 DP8 EP + 1D TP8 EP",
+        "1P TP1 DP8 EP + 1D TP1 DP8 EP",
+    ]
+    assert all(one.gpus == 16 for one in found.deployments)
+    assert "enough GPUs" in found.left_out["TP1"]
+    assert "more than 16 GPUs" in found.left_out["TP8 DP8"]
+
+
+def test_ranks_are_not_dropped_in_silence():
+    pool = {"data_parallel_size": 8, "tensor_parallel": 1}
+    settings = {**MIXTURE, "batching_mono": {"pool": pool}}
+    with pytest.raises(InvalidParameterError, match=r"data_parallel_size must be given: a pool"):
+        deployments_of(settings, DeploymentSpace(gpus={"h200_sxm": 8}))
+    dense = DeploymentSpace(gpus={"h100_sxm": 8}, data_parallel_size=[2])
+    with pytest.raises(InvalidParameterError, match=r"must be 1: llama-3\.1-70b has no experts"):
+        deployments_of(LLAMA, dense)
+
+
+def test_recipes_start_ranks_and_experts():
+    settings = {**MIXTURE, "batching_mono": {"pool": {
+        "gpu": "h200_sxm", "tensor_parallel": 1, "data_parallel_size": 8,
+        "enable_expert_parallel": True,
+    }}}  # fmt: skip
+    (one,) = deployments_of(settings, [{"name": "wide", "mode": "mono"}]).deployments
+    (started,) = recipe(one.config)["vllm"]
+    assert started["gpus"] == one.gpus // 2 == 8
+    assert "--data-parallel-size 8 --enable-expert-parallel" in started["command"]
+    assert started["command"].startswith("vllm serve deepseek-ai/DeepSeek-V3 ")
+
+
 def test_token_rate_deployments_are_splits():
     assert names({}, gpus=4) == ["4 GPUs", "1P + 3D", "2P + 2D", "3P + 1D"]
 
@@ -97,9 +148,9 @@ def test_explicit_deployments_may_have_unequal_hardware():
         ({"gpus": {"h100": 8}}, "one of a100_sxm"),
         ({"gpus": {"l4": 2}}, "enough for at least one deployment .*needs 141.1 GB"),
         ({"gpus": {"h100_sxm": 8}, "tensor_parallel": [3]}, "divisor of the 64 attention heads"),
-        ({"gpus": {"h100_sxm": 6}, "tensor_parallel": [4]}, "no pools of TP .4. use 6 GPUs"),
+        ({"gpus": {"h100_sxm": 6}, "tensor_parallel": [4]}, "no pools of TP4 use 6 GPUs"),
         ({"gpus": {"h100_sxm": 4, "l40s": 4}}, "one kind of GPU"),
-        ({"gpus": 8, "axes": {"replicas": [1]}}, "one of kv_capacity_tokens"),
+        ({"gpus": 8, "axes": {"replicas": [1]}}, "one of enable_expert_parallel, kv_cap"),
         ({"gpus": 8, "architectures": []}, "mono, disagg, or both"),
         ({"gpus": 0}, ">= 1"),
     ],
@@ -398,8 +449,12 @@ def test_the_users_price_wins_over_the_lists():
     own = costs.cost({"h100_sxm": 8}, 1000.0, {"h100_sxm": 1.0})
     assert own["usd_per_hour_low"] == own["usd_per_hour_high"] == 8.0
     assert costs.cost({"h20": 8}, 1000.0, {}) is None
+    wrong = Decision(slo=Slo(ttft_s=1.0), deployments=DeploymentSpace(gpus=2), prices={"h100": 1.0})
     with pytest.raises(InvalidParameterError, match="one of a100_sxm"):
-        Decision(slo=Slo(ttft_s=1.0), deployments=DeploymentSpace(gpus=2), prices={"h100": 1.0})
+        cases_of(SHORT, wrong)
+    own = {"gpus": {"h100": {"dense_bf16_flops": 1e15, "hbm_bytes_per_s": 3e12, "hbm_bytes": 8e10,
+                             "link_bytes_per_s": 4e11}}}  # fmt: skip
+    assert len(cases_of({**SHORT, **own}, wrong)) == 1
 
 
 def test_energy_is_a_bound_where_the_power_is_known():

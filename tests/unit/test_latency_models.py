@@ -20,8 +20,9 @@ from simlib.latency.roofline import (
     is_calibrated,
     roofline_calibration,
 )
+from simlib.latency.steps import StepTableLatency
 from simlib.latency.table import TableLatency
-from tests.serving import small_table
+from tests.serving import rooflines, small_steps, small_table
 
 COEFFICIENTS = {
     "prefill_floor_s": 0.02,
@@ -34,15 +35,18 @@ COEFFICIENTS = {
 }
 
 
+OVERHEADS = {"step_overhead_s": 1e-3, "sequence_overhead_s": 1e-5}
 MODELS: dict[str, LatencyModel] = {
     "roofline": RooflineLatency.from_catalog(
         "llama-3.1-70b", "h100_sxm", 4, step_overhead_s=1e-3, sequence_overhead_s=1e-5
     ),
+    **{f"roofline-{name}": latency for name, latency in rooflines().items()},
     "roofline-default": RooflineLatency.from_catalog("qwen3-8b", "h20", 1),
     "affine": AffineLatency.from_mapping(
         COEFFICIENTS, 1e5, step_overhead_s=1e-3, sequence_overhead_s=1e-5
     ),
     "table": TableLatency(small_table(), step_overhead_s=1e-3, sequence_overhead_s=1e-5),
+    "steps": StepTableLatency(small_steps(), 1e3, **OVERHEADS),
 }
 every_model = pytest.mark.parametrize("latency", MODELS.values(), ids=MODELS.keys())
 batches = st.integers(1, 300)
@@ -103,15 +107,15 @@ def test_a_decoding_batch_costs_less_together_with_a_prompt_than_apart(latency):
     assert latency.iteration_s(chunk, 0, 0) < together < apart
 
 
-@every_model
-def test_the_engine_overhead_adds_per_step_and_per_sequence(latency):
-    if latency is MODELS["roofline-default"]:
-        return
+@pytest.mark.parametrize("name", ["roofline", "affine", "table", "steps"])
+def test_the_engine_overhead_adds_per_step_and_per_sequence(name):
+    latency = MODELS[name]
     bare = {
         "roofline": lambda: RooflineLatency.from_catalog("llama-3.1-70b", "h100_sxm", 4),
         "affine": lambda: AffineLatency.from_mapping(COEFFICIENTS, 1e5),
         "table": lambda: TableLatency(small_table()),
-    }[next(name for name, model in MODELS.items() if model is latency)]()
+        "steps": lambda: StepTableLatency(small_steps(), 1e3),
+    }[name]()
     for prefill, batch in (([], 7), ([(40, 0), (9, 5)], 7), ([(64, 0)], 0)):
         added = latency.iteration_s(prefill, batch, 7000) - bare.iteration_s(prefill, batch, 7000)
         assert added == pytest.approx(1e-3 + 1e-5 * (batch + len(prefill)), rel=1e-9)
@@ -168,7 +172,7 @@ def test_gpus_without_a_fit_use_the_default_efficiencies_and_say_so():
         ("llama-3.1-8b", "h100_sxm", 3, "bf16", "tensor_parallel"),
         ("llama-3.1-8b", "h100_sxm", 0, "bf16", "tensor_parallel"),
         ("llama-3.1-8b", "a100_sxm", 1, "fp8", "precision"),
-        ("llama-3.1-8b", "h100_sxm", 1, "int4", "precision"),
+        ("llama-3.1-8b", "h100_sxm", 1, "int3", "precision"),
         ("llama-9", "h100_sxm", 1, "bf16", "model"),
     ],
 )

@@ -144,6 +144,34 @@ def test_parallelism_that_does_not_divide_is_refused(tmp_path, changes, match):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["trtllm", "sglang"])
+def test_latent_attention_has_tables_of_other_engines_too(tmp_path, backend):
+    """DeepSeek's, whose decode steps grow with context: within 3 % of the package's."""
+    pytest.importorskip("aiconfigurator_core", reason="the optional package is absent")
+    from aiconfigurator_core.sdk.engine import EngineHandle
+
+    name = "deepseek-ai/DeepSeek-R1"
+    built = build_latency_table(name, "h200_sxm", 8, tmp_path / "t.json", backend=backend)
+    assert built.kv_bytes_per_token == 8 * 61 * 576 * 2 / 2  # FP8, as the checkpoint says
+    engine = EngineHandle.compile(
+        name,
+        "h200_sxm",
+        backend,
+        tp_size=8,
+        moe_tp_size=8,
+        moe_ep_size=1,
+        fmha_quant_mode="bfloat16",
+    )
+    latency = TableLatency(built)
+    for batch, context in ((1, 1500), (16, 6000), (64, 20000), (20, 700)):
+        expected = engine.decode_step_latency(batch, context - 1, 2) / 1e3
+        assert latency.iteration_s([], batch, batch * context) == pytest.approx(expected, rel=0.03)
+    for n, before in ((300, 0), (4096, 0), (2048, 5000)):
+        expected = engine.predict_prefill_latency(1, n + before, before) / 1e3
+        assert latency.iteration_s([(n, before)], 0, 0) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.slow
 def test_mixtures_of_experts_have_tables_too(tmp_path):
     """A mixture that computes 3 of its 30 billion parameters beats the dense model of its size."""
     pytest.importorskip("aiconfigurator_core", reason="the optional package is absent")

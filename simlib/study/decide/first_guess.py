@@ -38,7 +38,7 @@ def first_guess(config: SimConfig, slo: Slo) -> float:
         if "gpu" in gpus:
             return _SHARE * gpus["gpu"] / (prefill_s + decode_s)
         return _SHARE * min(gpus["prefill"] / prefill_s, gpus["decode"] / decode_s)
-    deployment = deployment_of(config.batching, config.latency)
+    deployment = deployment_of(config.batching, config.latency, config.own)
     prefill, decode = deployment.entry, deployment.decode
     if decode is None:
         seconds = _prefill_s(prefill, prompt) + _decode_s(prefill, prompt, output, slo.tpot_s)
@@ -57,7 +57,7 @@ def _decode_s(pool: Pool, prompt: float, output: float, tpot_s: float | None) ->
     """Return the seconds of a replica that one request's decode takes, as part of a batch."""
     context = prompt + output / 2.0
     tokens = pool.capacity_blocks * pool.settings.block_size
-    batch = max(1, min(pool.settings.max_batch_size, int(tokens / context)))
+    batch = max(1, min(pool.max_batch_size, int(tokens / context)))
     while batch > 1 and tpot_s is not None and _step_s(pool, batch, context) > tpot_s:
         batch //= 2
     return output * _step_s(pool, batch, context) / batch

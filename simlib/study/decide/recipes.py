@@ -30,7 +30,7 @@ def recipe(config: SimConfig) -> dict[str, Any] | None:
     """
     if config.serving != "batching":
         return None
-    model = catalog.huggingface_id(config.latency.model)
+    model = _served(config)
     pools = config.batching.pools
     return {
         "versions": VERSIONS,
@@ -38,7 +38,7 @@ def recipe(config: SimConfig) -> dict[str, Any] | None:
             {
                 "pool": name,
                 "run": pool.replicas,
-                "gpus": pool.tensor_parallel,
+                "gpus": pool.replica_gpus,
                 "command": shlex.join(["vllm", "serve", model, *_flags(name, pool, config)]),
             }
             for name, pool in pools.items()
@@ -49,6 +49,14 @@ def recipe(config: SimConfig) -> dict[str, Any] | None:
     }
 
 
+def _served(config: SimConfig) -> str:
+    """Return what vLLM is to serve: an identifier, or the path or name of a model of one's own."""
+    name = config.latency.model
+    if name in config.models or catalog.is_model_file(name):
+        return name.removesuffix("config.json").rstrip("/") or "."
+    return catalog.huggingface_id(name)
+
+
 def _flags(name: str, pool: ReplicaPool, config: SimConfig) -> list[str]:
     """Return vLLM's flags for a pool's settings."""
     flags = [
@@ -56,6 +64,10 @@ def _flags(name: str, pool: ReplicaPool, config: SimConfig) -> list[str]:
         "--max-num-batched-tokens", str(pool.max_batch_tokens),
         "--max-num-seqs", str(pool.max_batch_size),
     ]  # fmt: skip
+    if pool.data_parallel_size > 1:
+        flags += ["--data-parallel-size", str(pool.data_parallel_size)]
+    if pool.enable_expert_parallel:
+        flags.append("--enable-expert-parallel")
     if pool.policy != "chunked_prefill":
         flags.append("--no-enable-chunked-prefill")
     if config.latency.precision == "fp8":
@@ -89,7 +101,7 @@ def _dynamo(model: str, config: SimConfig) -> dict[str, Any]:
         worker: dict[str, Any] = {
             "componentType": "worker",
             "replicas": pool.replicas,
-            "resources": {"limits": {"gpu": str(pool.tensor_parallel)}},
+            "resources": {"limits": {"gpu": str(pool.replica_gpus)}},
             "extraPodSpec": {
                 "mainContainer": {
                     "command": ["python3", "-m", "dynamo.vllm"],
@@ -130,6 +142,10 @@ def _llm_d(model: str, config: SimConfig) -> dict[str, Any]:
 def _notes(config: SimConfig) -> list[str]:
     """Return what was simulated and no flag says."""
     notes = []
+    latency = config.latency
+    if latency.precision in ("fp4", "int4") or latency.expert_precision is not None:
+        experts = f", experts {latency.expert_precision}" if latency.expert_precision else ""
+        notes.append(f"weights {latency.precision}{experts}: serve a checkpoint that has them")
     for name, pool in config.batching.pools.items():
         notes.append(f"{name} pool: requests are spread by {pool.router}")
         if pool.discipline in ("sjf", "edf"):

@@ -43,7 +43,8 @@ def _batch(point: Point, pool: str) -> float:
     if point.config["serving"] != "batching":
         return math.nan
     section = point.config[f"batching_{point.config['mode']}"]
-    limit = section.get("pool" if pool == "gpu" else pool, {}).get("max_batch_size", math.nan)
+    settings = section.get("pool" if pool == "gpu" else pool, {})
+    limit = settings.get("max_batch_size", math.nan) * settings.get("data_parallel_size", 1)
     return point.value(f"decode_batch_{pool}") / float(limit)
 
 

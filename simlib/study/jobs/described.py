@@ -59,9 +59,10 @@ def read_study(path: Path) -> dict[str, Any]:
 def located(described: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a point or request with the places of its files in this run."""
     config = dict(described["config"])
-    for section, path in described["files"].items():
+    for key, path in described["files"].items():
+        section, _, name = key.partition(".")
         if isinstance(config.get(section), dict):
-            config[section] = {**config[section], "path": path}
+            config[section] = {**config[section], name: path}
     return config
 
 

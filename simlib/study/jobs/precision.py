@@ -94,7 +94,8 @@ def _replicate(
     except InvalidParameterError:  # missing, damaged, or of another model version
         records = simulate(config, replicate)
         settings = run_settings(config)
-        for section in request["files"]:
+        for key in request["files"]:
+            section = key.partition(".")[0]
             if section in settings:
                 settings[section] = request["config"][section]
         write_records(path, records, point_id=point_id, replicate=replicate, config=settings)

@@ -38,6 +38,6 @@ def _timed(requests: Requests, config: SimConfig, replicate: int) -> RequestReco
 
     timeline = Timeline(until_s=config.sim_seconds)
     records = serve(requests, config, replicate, timeline=timeline)
-    pools = deployment_of(config.batching, config.latency).pools
+    pools = deployment_of(config.batching, config.latency, config.own).pools
     run = timeline.run([pool.capacity_blocks for pool in pools])
     return TimedRecords(**records.columns(), timeline=run.until(config.sim_seconds))

@@ -10,7 +10,8 @@ from typing import Any
 from simlib.core.overrides import overridden
 from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
-from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
+from simlib.latency import catalog
+from simlib.study.plan.decision import ANY_GPU, Accuracy, Decision, DeploymentSpace
 from simlib.study.plan.deployments import Deployment, deployments_of
 from simlib.study.plan.searches import (
     check_request,
@@ -79,6 +80,7 @@ def cases_of(settings: Mapping[str, Any], decision: Decision) -> list[Case]:
     InvalidParameterError
         If no deployment fits, or a value is wrong; the break point's levels are named.
     """
+    _check_prices(settings, decision.prices)
     keys = list(decision.break_point)
     cases = []
     for levels in itertools.product(*decision.break_point.values()):
@@ -89,6 +91,14 @@ def cases_of(settings: Mapping[str, Any], decision: Decision) -> list[Case]:
             place = ", ".join(f"{key} {level}" for key, level in coordinates.items())
             raise (error.at(place) if place else error) from None
     return cases
+
+
+def _check_prices(settings: Mapping[str, Any], prices: Mapping[str, float]) -> None:
+    """Refuse prices of GPUs that neither the catalog nor the configuration has."""
+    known = [*catalog.gpu_names(), *settings.get("gpus", {}), ANY_GPU]
+    for name in prices:
+        if name not in known:
+            raise InvalidParameterError("prices", name, "for one of " + ", ".join(known))
 
 
 def _case(settings: Mapping[str, Any], decision: Decision, coordinates: dict[str, Any]) -> Case:

@@ -10,11 +10,10 @@ from simlib.core.batching import ReplicaPool
 from simlib.core.slo import Slo
 from simlib.core.validation import ConfigModel, PositiveFloat, PositiveInt
 from simlib.errors import InvalidParameterError
-from simlib.latency import catalog
 
 ANY_GPU = "gpu"
 """What a GPU is called where serving has no names for them."""
-_ENUMERATED = ("replicas", "gpu", "tensor_parallel")
+_ENUMERATED = ("replicas", "gpu", "tensor_parallel", "data_parallel_size")
 _MOST_FACTORS = 2
 
 
@@ -24,7 +23,9 @@ class DeploymentSpace(ConfigModel):
     gpus: PositiveInt | dict[str, PositiveInt]
     """GPUs of each deployment: a number, or a number by the catalog's name, ``{h100_sxm: 8}``."""
     tensor_parallel: list[PositiveInt] | None = None
-    """GPUs of a replica; default: 1, 2, 4, 8, as far as the model fits."""
+    """GPUs of a replica, or of each of its ranks; default: 1, 2, 4, 8, as far as the model fits."""
+    data_parallel_size: list[PositiveInt] = Field(default=[1])
+    """Ranks of a replica of a mixture of experts."""
     architectures: list[Literal["mono", "disagg"]] = Field(default=["mono", "disagg"])
     axes: dict[str, list[Any]] = Field(default_factory=dict)
     """Other settings of every pool, a list of values each: ``max_batch_tokens: [2048, 8192]``."""
@@ -67,9 +68,6 @@ class DeploymentSpace(ConfigModel):
         return item
 
 
-_ENUMERATED = ("replicas", "gpu", "tensor_parallel")
-
-
 class Accuracy(ConfigModel):
     """How exactly capacities are found, and which differences do not matter."""
 
@@ -92,19 +90,11 @@ class Decision(ConfigModel):
     """Also find the fewest GPUs that carry this rate, requests per second (for a space)."""
     accuracy: Accuracy = Field(default_factory=Accuracy)
     prices: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """US dollars per GPU and hour, by the catalog's names; they win over the catalog's."""
+    """US dollars per GPU and hour, by the names of the catalog or of ``gpus``; they win over
+    the catalog's."""
     break_point: dict[str, list[Any]] = Field(default_factory=dict)
     """One or two keys (``prompt_tokens.p50``, ``slo.ttft_s``) with a list of values each: the
     decision is made for every combination, to show where the verdict changes."""
-
-    @field_validator("prices")
-    @classmethod
-    def _of_known_gpus(cls, prices: dict[str, float]) -> dict[str, float]:
-        known = [*catalog.gpu_names(), ANY_GPU]
-        for name in prices:
-            if name not in known:
-                raise InvalidParameterError("prices", name, "for one of " + ", ".join(known))
-        return prices
 
     @field_validator("break_point")
     @classmethod

@@ -1,13 +1,13 @@
-"""The deployments that fit a number of GPUs: replicas, splits, tensor parallelism of pools."""
+"""The deployments that fit a number of GPUs: replicas, splits, parallelism of pools."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from simlib.core.batching import BatchingDisagg, BatchingMono
+from simlib.core.batching import BatchingDisagg, BatchingMono, ReplicaPool
 from simlib.core.config import Mode, SimConfig
 from simlib.core.overrides import overridden
 from simlib.errors import InvalidParameterError
@@ -17,6 +17,31 @@ from simlib.study.plan.decision import ANY_GPU, DeploymentSpace
 NODE_GPUS = 8
 """Tensor parallelism beyond a node of 8 GPUs is not tried unless it is asked for."""
 MOST_DEPLOYMENTS = 500
+
+
+class Parallel(NamedTuple):
+    """How the GPUs of a replica share its model."""
+
+    tensor: int
+    ranks: int
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a replica."""
+        return self.tensor * self.ranks
+
+    @property
+    def name(self) -> str:
+        """Such as ``TP2``, or ``TP1 DP8``."""
+        return f"TP{self.tensor}" + (f" DP{self.ranks}" if self.ranks > 1 else "")
+
+
+class Shape(NamedTuple):
+    """A pool of a deployment: its replicas, and how each is made."""
+
+    replicas: int
+    tensor: int
+    ranks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +130,7 @@ def _explicit(base: Mapping[str, Any], wanted: list[dict[str, Any]]) -> Iterator
         try:
             config = SimConfig.from_dict(overridden(base, overrides))
             if config.serving == "batching" and config.latency.kind != "aiconfigurator":
-                deployment_of(config.batching, config.latency)
+                deployment_of(config.batching, config.latency, config.own)
         except InvalidParameterError as error:
             raise error.at(f"deployment {name!r}") from None
         yield Deployment(name, config)
@@ -116,7 +141,7 @@ def _token_rate(
 ) -> tuple[list[Deployment], dict[str, str]]:
     """Return deployments whose GPUs serve one request each: only their numbers vary."""
     _, gpus = wanted.hardware()
-    if wanted.tensor_parallel or wanted.axes:
+    if wanted.tensor_parallel or wanted.axes or wanted.data_parallel_size != [1]:
         raise InvalidParameterError(
             "deployments", wanted.to_dict(), "gpus and architectures only (serving: token_rate)"
         )
@@ -138,23 +163,25 @@ def _token_rate(
 def _batching(
     base: Mapping[str, Any], wanted: DeploymentSpace
 ) -> tuple[list[Deployment], dict[str, str]]:
-    """Return every number of replicas and tensor parallelism of each pool that uses all GPUs."""
+    """Return every number of replicas and parallelism of each pool that uses all GPUs."""
     gpu, gpus = wanted.hardware()
+    _check_ranks_are_asked_for(base, wanted)
     left_out: dict[str, str] = {}
     fitting = list(_fitting(base, wanted, gpu, gpus, left_out))
-    shapes: list[tuple[tuple[int, int], ...]] = []
+    shapes: list[tuple[Shape, ...]] = []
     if "mono" in wanted.architectures:
-        shapes += [((gpus // tp, tp),) for tp in fitting if gpus % tp == 0]
+        shapes += [(Shape(gpus // one.gpus, *one),) for one in fitting if gpus % one.gpus == 0]
     if "disagg" in wanted.architectures:
         shapes += [
-            ((prefill, p), ((gpus - prefill * p) // d, d))
+            (Shape(prefill, *p), Shape((gpus - prefill * p.gpus) // d.gpus, *d))
             for p, d in itertools.product(fitting, fitting)
-            for prefill in range(1, (gpus - d) // p + 1)
-            if (gpus - prefill * p) % d == 0
+            for prefill in range(1, (gpus - d.gpus) // p.gpus + 1)
+            if (gpus - prefill * p.gpus) % d.gpus == 0
         ]
     for architecture in wanted.architectures:
         if fitting and not any(len(s) == (1 if architecture == "mono" else 2) for s in shapes):
-            left_out[architecture] = f"no pools of TP {fitting} use {gpus} GPUs"
+            kinds = ", ".join(one.name for one in fitting)
+            left_out[architecture] = f"no pools of {kinds} use {gpus} GPUs"
     found = []
     for shape in shapes:
         for values in itertools.product(*wanted.axes.values()):
@@ -163,46 +190,58 @@ def _batching(
     return found, left_out
 
 
+def _check_ranks_are_asked_for(base: Mapping[str, Any], wanted: DeploymentSpace) -> None:
+    """Refuse to replace ranks that the pools of the settings have by none."""
+    config = SimConfig.from_dict(dict(base))
+    pools = [config.batching_mono.pool, config.batching_disagg.prefill]
+    for pool in (*pools, config.batching_disagg.decode):
+        if pool.data_parallel_size > 1 and "data_parallel_size" not in wanted.model_fields_set:
+            allowed = f"given: a pool of the settings has {pool.data_parallel_size} ranks"
+            raise InvalidParameterError("deployments.data_parallel_size", None, allowed)
+
+
 def _fitting(
     base: Mapping[str, Any],
     wanted: DeploymentSpace,
     gpu: str | None,
     gpus: int,
     left_out: dict[str, str],
-) -> Iterator[int]:
-    """Yield the tensor parallelisms that the model fits; note why others do not."""
-    asked = wanted.tensor_parallel
-    for tp in asked or [2**i for i in range((min(gpus, NODE_GPUS)).bit_length())]:
-        if tp > gpus:
-            left_out[f"TP{tp}"] = f"more than {gpus} GPUs"
+) -> Iterator[Parallel]:
+    """Yield the parallelisms that the model fits; note why others do not."""
+    tensors = wanted.tensor_parallel or [2**i for i in range(min(gpus, NODE_GPUS).bit_length())]
+    for ranks, tensor in itertools.product(wanted.data_parallel_size, tensors):
+        one = Parallel(tensor, ranks)
+        if one.gpus > gpus:
+            left_out[one.name] = f"more than {gpus} GPUs"
             continue
-        config = _deployment(base, ((1, tp),), gpu, {}).config
+        config = _deployment(base, (Shape(1, *one),), gpu, {}).config
         if config.latency.kind == "aiconfigurator":  # its table is made later, and says
-            yield tp
+            yield one
             continue
         try:
-            deployment_of(config.batching, config.latency)
+            deployment_of(config.batching, config.latency, config.own)
         except InvalidParameterError as error:
             if error.name.endswith(".gpu") or error.name == "latency.model":
                 raise  # unknown, whatever the parallelism
             where = f" ({error.where})" if error.where else ""
-            left_out[f"TP{tp}"] = f"must be {error.allowed}{where}"
+            left_out[one.name] = f"must be {error.allowed}{where}"
             continue
-        yield tp
+        yield one
 
 
 def _deployment(
     base: Mapping[str, Any],
-    shape: tuple[tuple[int, int], ...],
+    shape: tuple[Shape, ...],
     gpu: str | None,
     settings: Mapping[str, Any],
 ) -> Deployment:
-    """Return the deployment of (replicas, tensor parallelism) by pool; one pool is monolithic."""
+    """Return the deployment of these pools; one pool is monolithic."""
     sections = ("pool",) if len(shape) == 1 else ("prefill", "decode")
     mode = "mono" if len(shape) == 1 else "disagg"
     overrides: dict[str, Any] = {"mode": mode, "serving": "batching"}
-    for section, (replicas, tp) in zip(sections, shape, strict=True):
-        pool = {"replicas": replicas, "tensor_parallel": tp, **settings}
+    for section, (replicas, tensor, ranks) in zip(sections, shape, strict=True):
+        parallel = {"tensor_parallel": tensor, "data_parallel_size": ranks}
+        pool = {"replicas": replicas, **parallel, **settings}
         if gpu is not None:
             pool["gpu"] = gpu
         overrides |= {f"batching_{mode}.{section}.{key}": value for key, value in pool.items()}
@@ -212,12 +251,14 @@ def _deployment(
 
 
 def name_of(config: SimConfig) -> str:
-    """Return what people call a batching deployment: ``4 x TP2``, ``2P TP2 + 1D TP4``."""
+    """Return what people call a batching deployment: ``4 x TP2``, ``2P TP2 + 1D TP1 DP8 EP``."""
     batching: BatchingMono | BatchingDisagg = config.batching
     if isinstance(batching, BatchingMono):
-        return f"{batching.pool.replicas} x TP{batching.pool.tensor_parallel}"
+        return f"{batching.pool.replicas} x {_parallel(batching.pool)}"
     prefill, decode = batching.prefill, batching.decode
-    return (
-        f"{prefill.replicas}P TP{prefill.tensor_parallel} + "
-        f"{decode.replicas}D TP{decode.tensor_parallel}"
-    )
+    return f"{prefill.replicas}P {_parallel(prefill)} + {decode.replicas}D {_parallel(decode)}"
+
+
+def _parallel(pool: ReplicaPool) -> str:
+    name = Parallel(pool.tensor_parallel, pool.data_parallel_size).name
+    return f"{name} EP" if pool.enable_expert_parallel else name

@@ -18,6 +18,7 @@ from simlib.core.reading import check_plain
 from simlib.core.sampling import check_lengths, check_trace_covers
 from simlib.errors import InvalidParameterError
 from simlib.files import canonical_json
+from simlib.latency import catalog
 from simlib.policies.routers import ROUTERS
 from simlib.serving.assemble import deployment_of
 from simlib.study.plan.names import distinct
@@ -37,6 +38,16 @@ ANALYSIS_ONLY = ("warmup_seconds", "ttft_definition")
 
 Request classes are such, too, as far as `essential` leaves them out.
 """
+
+
+_FILES = (
+    "arrival.path",
+    "prompt_tokens.path",
+    "output_tokens.path",
+    "latency.path",
+    "latency.model",
+)
+"""Keys that name files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +74,20 @@ class Row:
     """How many the study asks for; with `precision`, how many to start with."""
     precision: Precision | None
     written: Mapping[str, str] = field(default_factory=dict)
-    """By section, the path as the study file has it, where `config` has the place it was found."""
+    """By key, the path as the study file has it, where `config` has the place it was found."""
 
     @property
     def files(self) -> dict[str, str]:
         """Where the files of `written` are for a run that starts in this folder."""
-        return {name: str(getattr(self.config, name).path) for name in self.written}
+        return {key: _at(self.config.to_dict(), key) for key in self.written}
 
     def as_written(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return settings of `config` with the paths of the study file: they hold anywhere."""
-        paths = {name: path for name, path in self.written.items() if name in settings}
-        return settings | {name: settings[name] | {"path": path} for name, path in paths.items()}
+        for key, path in self.written.items():
+            section, _, name = key.partition(".")
+            if section in settings:
+                settings = settings | {section: settings[section] | {name: path}}
+        return settings
 
     def point(self) -> dict[str, Any]:
         """Return what a simulation job needs to know, for point.json."""
@@ -224,7 +238,9 @@ def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None
         check_trace_covers(config)
         check_lengths(config)
         if config.serving == "batching" and config.latency.kind != "aiconfigurator":
-            deployment_of(config.batching, config.latency)  # refuses what the catalog lacks
+            deployment_of(
+                config.batching, config.latency, config.own
+            )  # refuses what the catalog lacks
         relevant = essential(config)
         if config.request_classes:  # tables draw them, even if nothing else is random
             relevant["random_seed"] = config.random_seed
@@ -312,7 +328,7 @@ def is_random(config: SimConfig) -> bool:
 def essential(config: SimConfig) -> dict[str, Any]:
     """Return what can change the simulation's result, and nothing else.
 
-    A trace's path is left out: its bytes decide.
+    Paths are left out: the bytes of a file decide.
     """
     batching = config.serving == "batching"
     deployment = f"{'batching' if batching else 'cluster'}_{config.mode}"
@@ -327,7 +343,9 @@ def essential(config: SimConfig) -> dict[str, Any]:
     if config.timeline:
         settings["timeline"] = True
     if batching:
-        settings["latency"] = config.latency.to_dict()
+        settings["latency"] = _essential_latency(config)
+        pools = config.batching.pools.values()
+        settings |= config.own.used(config.latency.model, [pool.gpu for pool in pools])
         if any(ROUTERS[pool.router].draws for pool in config.batching.pools.values()):
             settings["random_seed"] = config.random_seed
         if config.class_key is not None:
@@ -350,6 +368,17 @@ def _essential_lengths(tokens: Any) -> dict[str, Any]:
     settings: dict[str, Any] = tokens.essential()
     if "path" in settings:
         settings["sha256"] = trace_sha256(Path(settings.pop("path")))
+    return settings
+
+
+def _essential_latency(config: SimConfig) -> dict[str, Any]:
+    """Return the latency's settings; files count by their bytes."""
+    settings: dict[str, Any] = config.latency.to_dict()
+    if config.latency.model not in config.models and catalog.is_model_file(config.latency.model):
+        settings["model"] = {"sha256": trace_sha256(catalog.model_path(config.latency.model))}
+    settings["path"] = None
+    if config.latency.kind == "table":
+        settings["path"] = {"sha256": trace_sha256(Path(str(config.latency.path)))}
     return settings
 
 
@@ -388,25 +417,33 @@ def run_settings(config: SimConfig) -> dict[str, Any]:
     """
     relevant = essential(config)
     settings = {key: value for key, value in config.to_dict().items() if key in relevant}
-    if "request_classes" in relevant:
-        settings["request_classes"] = relevant["request_classes"]
+    for section in ("request_classes", "models", "gpus"):
+        if section in relevant:
+            settings[section] = relevant[section]
     return settings | {"warmup_seconds": 0.0}
 
 
 def _locate_files(settings: dict[str, Any], source: Path | None) -> dict[str, str]:
-    """Set paths that exist in `source` only; return them, by section, as they were written."""
+    """Set paths that exist in `source` only; return them, by dotted key, as they were written."""
     written: dict[str, str] = {}
     if source is None:
         return written
-    for name in ("arrival", "prompt_tokens", "output_tokens"):
-        section = settings.get(name)
-        if not isinstance(section, dict):
+    for key in _FILES:
+        section, _, name = key.partition(".")
+        if not isinstance(settings.get(section), dict):
             continue
-        path = section.get("path")
-        if isinstance(path, str) and not _exists(path) and _exists(str(source / path)):
-            settings[name] = {**section, "path": str(source / path)}
-            written[name] = path
+        path = settings[section].get(name)
+        if not isinstance(path, str) or (name == "model" and not catalog.is_model_file(path)):
+            continue
+        if not _exists(path) and _exists(str(source / path)):
+            settings[section] = {**settings[section], name: str(source / path)}
+            written[key] = path
     return written
+
+
+def _at(settings: dict[str, Any], key: str) -> str:
+    section, _, name = key.partition(".")
+    return str(settings[section][name])
 
 
 def _exists(path: str) -> bool:

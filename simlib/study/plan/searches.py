@@ -76,7 +76,9 @@ def fewest_request(
 
 
 def fewest_id(request: Mapping[str, Any]) -> str:
-    """Return the identity of the job; a trace counts by its bytes."""
-    settings = dict(request["settings"])
-    files = [essential(SimConfig.from_dict(settings))["arrival"].get("sha256")]
+    """Return the identity of the job; files count by their bytes."""
+    settings = essential(SimConfig.from_dict(dict(request["settings"])))
+    files = [settings["arrival"].get("sha256")]
+    latency = settings.get("latency", {}).values()
+    files += [value["sha256"] for value in latency if isinstance(value, dict)]
     return digest({"model_version": MODEL_VERSION, **request, "files": files})
