@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from simlib.core.config import SimConfig
-from simlib.core.records import RequestRecords, Status, e2e_s, in_window, tpot_s, ttft_s
+from simlib.core.records import (
+    RequestRecords,
+    Status,
+    TtftDefinition,
+    e2e_s,
+    in_window,
+    tpot_s,
+    ttft_s,
+)
 from simlib.core.sampling import sample_classes
 from simlib.core.validation import ConfigModel, FiniteFloat, PositiveFloat
 from simlib.errors import InvalidParameterError
@@ -77,7 +85,11 @@ class Slo(Limits):
 
 
 def within_parts(
-    records: RequestRecords, config: SimConfig, slo: Slo, replicate: int = 0
+    records: RequestRecords,
+    config: SimConfig,
+    slo: Slo,
+    replicate: int = 0,
+    ttft_definition: TtftDefinition | None = None,
 ) -> dict[str, Mask]:
     """Return by part which requests of the window meet that part's limit.
 
@@ -89,6 +101,8 @@ def within_parts(
         Of one run.
     replicate
         Which one: the classes of its requests depend on it.
+    ttft_definition
+        Where TTFT ends; default: as the configuration says.
 
     Returns
     -------
@@ -97,7 +111,7 @@ def within_parts(
     counted = records.select(in_window(records, config.warmup_seconds, config.sim_seconds))
     finished = counted.status == Status.FINISHED
     values = {
-        "ttft_s": ttft_s(counted, config.ttft_definition),
+        "ttft_s": ttft_s(counted, ttft_definition or config.ttft_definition),
         "tpot_s": np.nan_to_num(tpot_s(counted), nan=0.0),  # one token: no gap to wait for
         "e2e_s": e2e_s(counted),
     }

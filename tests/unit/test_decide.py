@@ -149,21 +149,42 @@ def test_the_capacity_of_mm1_is_its_closed_form(tmp_path):
     assert found["capacity_per_s"] == pytest.approx(0.7, rel=0.05)
 
 
-def test_simulations_are_ordinary_points_and_are_never_made_twice(tmp_path, monkeypatch):
+def test_simulations_are_ordinary_points_and_are_never_made_twice(tmp_path):
     made = []
     request = search_request(mm1(), Slo(ttft_s=10.0), Accuracy(**COARSE), "one")
     first = search_capacity(request, tmp_path, lambda: made.append(1))
-    files = list(tmp_path.glob("points/*/r*.npz"))
-    assert len(files) == len(made) > 10
+    files = sorted(tmp_path.glob("points/*/attained-*.json"))
+    assert sum(first["points"].values()) == len(made) > 10
+    assert {file.parent.name for file in files} == set(first["points"])
+    assert not list(tmp_path.glob("points/*/r*.npz"))  # thousands of them would fill the disk
     again = search_capacity(request, tmp_path, lambda: pytest.fail("simulated again"))
     assert again == first
     files[3].write_bytes(b"damaged")  # a killed or broken result is made again, the rest is not
     count = len(made)
     assert search_capacity(request, tmp_path, lambda: made.append(1)) == first
-    assert len(made) == count + 1
+    assert len(made) == count + first["points"][files[3].parent.name]
     for row in first["rates"]:
-        assert (tmp_path / "points" / row["point_id"] / "r0.npz").is_file()
+        assert row["point_id"] in first["points"]
         assert row["rate_per_s"] == snapped(row["rate_per_s"])
+
+
+def test_what_a_finer_search_left_does_not_change_a_coarser_one(tmp_path):
+    def request(**accuracy):
+        return search_request(mm1(), Slo(ttft_s=10.0), Accuracy(**accuracy), "one")
+
+    first = search_capacity(request(**COARSE), tmp_path / "one")
+    search_capacity(request(relative=0.03, max_replicates=30), tmp_path / "two")
+    assert search_capacity(request(**COARSE), tmp_path / "two") == first
+
+
+def test_requests_are_kept_where_that_is_asked_for_and_read_where_they_are(tmp_path):
+    config, slo = mm1(), Slo(ttft_s=10.0)
+    kept = Load(config, slo, tmp_path, keep_requests=True)
+    kept.measure(0.5, 2)
+    (point,) = kept.points()
+    assert len(list((tmp_path / "points" / point).glob("r*.npz"))) == 2
+    other = Load(config, Slo(ttft_s=9.0), tmp_path, lambda: pytest.fail("simulated again"))
+    other.measure(0.5, 2)
 
 
 def test_an_slo_below_the_service_time_is_never_met_and_says_what_is_given(tmp_path):

@@ -67,15 +67,12 @@ class DeploymentSpace(ConfigModel):
         return item
 
 
-_ENUMERATED = ("replicas", "gpu", "tensor_parallel")
-
-
 class Accuracy(ConfigModel):
     """How exactly capacities are found, and which differences do not matter."""
 
     relative: PositiveFloat = 0.02
     """Half width of a capacity's 95% interval over the estimate."""
-    max_replicates: int = Field(default=40, ge=3)
+    max_replicates: int = Field(default=100, ge=3)
     """Where to stop in any case."""
     indifference: float = Field(default=0.02, ge=0, lt=1)
     """Deployments whose capacities differ by less are as good as each other."""
@@ -96,6 +93,8 @@ class Decision(ConfigModel):
     break_point: dict[str, list[Any]] = Field(default_factory=dict)
     """One or two keys (``prompt_tokens.p50``, ``slo.ttft_s``) with a list of values each: the
     decision is made for every combination, to show where the verdict changes."""
+    keep_requests: bool = False
+    """Also keep the requests of each simulation, as sweeps do; a fine decision has gigabytes."""
 
     @field_validator("prices")
     @classmethod

@@ -141,6 +141,8 @@ class Study(ConfigModel):
     """Of a decision: dollars per GPU and hour, by the catalog's names."""
     break_point: dict[str, list[Any]] = Field(default_factory=dict)
     """Of a decision: one or two keys with a list of values each, to show where it changes."""
+    keep_requests: bool = False
+    """Of a decision: also keep the requests of each simulation, as sweeps do, to share them."""
 
     @model_validator(mode="after")
     def _decides_or_compares(self) -> Self:
@@ -167,7 +169,7 @@ class Study(ConfigModel):
         )
 
 
-_OF_A_DECISION = ("rate_per_s", "accuracy", "prices", "break_point")
+_OF_A_DECISION = ("rate_per_s", "accuracy", "prices", "break_point", "keep_requests")
 _OF_A_SWEEP = ("sweep", "compare", "crossover", "precision", "replicates")
 
 
