@@ -9,8 +9,9 @@ capacities are multiplied by what makes its best as good as the other's best, or
 known margin. (A service that is f times faster under an SLO that is f times shorter has f times the
 capacity, and the same pseudo-values but for the logarithm of f.)
 
-Every truth and every search is a line of the results file: the script goes on where it was killed,
-and tables are made of what there is. Cases and seeds come in random order, so a part is a sample.
+Every truth and every search is a line of the results file, the truths first, then seed by seed, and
+cheap cases before those that batch: the script goes on where it was killed, and with --seeds 0 makes
+tables of what there is.
 
     python benchmarks/decide.py --seeds 60 --output docs/_generated_decide.md
 """
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,17 +33,18 @@ import numpy as np
 from simlib.core.config import SimConfig
 from simlib.core.slo import Slo, within
 from simlib.stats.ranking import contenders, duel
+from simlib.stats.stability import Drift, Stability
 from simlib.study.decide.first_guess import first_guess
-from simlib.study.decide.load import KeptRuns, Load
+from simlib.study.decide.load import KeptRuns, Load, Run
 from simlib.study.decide.search import capacity_of
 from simlib.study.jobs.simulate import simulate
 from simlib.study.plan.decision import Accuracy
 from simlib.study.plan.searches import screening
 
-ACCURACY = Accuracy()
+ACCURACY = Accuracy(max_replicates=40)
 TRUTH_SEED = 10_000_000
 """Seeds of truths lie above those of searches."""
-TRUTH_REPLICATES = 1000
+TRUTH_REPLICATES = 600
 BRUTE_RATES = 21
 """A brute force looks at so many rates, with as many replicates as the search needed near one."""
 WARMUP = 0.2
@@ -93,13 +94,13 @@ WORKLOADS: dict[str, tuple[dict, dict, int, list[dict[str, dict]]]] = {
     "summaries": (
         {"prompt_tokens": lengths(3000, 9000), "output_tokens": lengths(150, 400)},
         {"ttft_s": 3.0, "e2e_s": 8.0, "attainment": 0.9},
-        5000,
+        2000,
         [SMALL, LARGE],
     ),
     "heavy tail": (
         {"prompt_tokens": lengths(1000, 6000), "output_tokens": lengths(30, 150)},
         {"ttft_s": 4.0, "attainment": 0.95},
-        5000,
+        2000,
         [SMALL, LARGE],
     ),
     "two classes": (
@@ -109,19 +110,19 @@ WORKLOADS: dict[str, tuple[dict, dict, int, list[dict[str, dict]]]] = {
             "request_classes": {"chat": {"share": 0.7}, "batch": {"share": 0.3}},
         },
         {"classes": {"chat": {"ttft_s": 0.8}, "batch": {"ttft_s": 5.0}}, "attainment": 0.95},
-        2500,
+        2000,
         [SMALL, LARGE],
     ),
     "8B chat": (
         {**BATCHING, "prompt_tokens": lengths(1000, 3000), "output_tokens": lengths(150, 400)},
         {"ttft_s": 1.0, "tpot_s": 0.02, "attainment": 0.95},
-        2500,
+        1500,
         [H100],
     ),
     "8B documents": (
         {**BATCHING, "prompt_tokens": lengths(4000, 12000), "output_tokens": lengths(100, 250)},
         {"ttft_s": 2.0, "tpot_s": 0.04, "attainment": 0.9},
-        2500,
+        1500,
         [H100],
     ),
 }
@@ -129,7 +130,10 @@ WORKLOADS: dict[str, tuple[dict, dict, int, list[dict[str, dict]]]] = {
 
 
 class InMemory(Load):
-    """A load that keeps nothing in files."""
+    """A load that keeps nothing in files, and measures nothing but what is within the SLO.
+
+    Whether queues grow without end is not looked at: the limits are missed long before.
+    """
 
     def _kept(self, config: SimConfig) -> Any:  # type: ignore[override]
         return self
@@ -140,9 +144,14 @@ class InMemory(Load):
     def write(self, runs: KeptRuns) -> None:
         """Keep nothing."""
 
-    @property
-    def definitions(self) -> tuple:
-        return (self.config.ttft_definition,)
+    def _run(self, config: SimConfig, replicate: int) -> Run:
+        good = within(simulate(config, replicate), config, self.slo, replicate)
+        share = {config.ttft_definition: np.array([np.mean(good)])}
+        return Run(share, good.size, {}, {}, math.nan, {}, {}, Drift(0.0, 0.0, 0.0, good.size, 0))
+
+    def stability(self, rate: float) -> Stability:
+        """Return that it is stable."""
+        return Stability("stable", "not looked at")
 
 
 @dataclass(frozen=True)
@@ -186,26 +195,24 @@ class Case:
         }
 
     def find_truth(self) -> dict[str, Any]:
-        """Read the root between three close rates, each of many replicates of other seeds."""
+        """Read the root between two close rates, each of many replicates of other seeds."""
         if not math.isnan(self.truth):
             return {"case": self.name, "truth": self.truth}
         config = self.config(TRUTH_SEED + self.seeds)
         load = InMemory(config, self.slo, Path("nowhere"))
-        near = capacity_of(load, Accuracy(relative=0.02, max_replicates=60), 1.0).interval.estimate
-        rates = near * np.array([0.98, 1.0, 1.02])
+        near = capacity_of(load, ACCURACY, first_guess(config, self.slo)).interval.estimate
+        rates = near * np.array([0.985, 1.015])
         shares = np.array([self._shares(load.at(rate)) for rate in rates])
         gap = np.log(1.0 - shares) - math.log1p(-self.slo.attainment)
-        line = np.polyfit(rates / near - 1.0, gap, 2)
-        roots = np.roots(line)
-        root = min((r.real for r in roots if abs(r.imag) < 1e-12), key=abs)
-        return {"case": self.name, "truth": near * (1.0 + root)}
+        share = -gap[0] / (gap[1] - gap[0])
+        return {"case": self.name, "truth": rates[0] + share * (rates[1] - rates[0])}
 
     def _shares(self, config: SimConfig) -> float:
         return float(
             np.mean(
                 [
                     np.mean(within(simulate(config, k), config, self.slo, k))
-                    for k in range(1000, 1000 + TRUTH_REPLICATES)
+                    for k in range(TRUTH_REPLICATES)
                 ]
             )
         )
@@ -216,7 +223,7 @@ def mm1(load: float) -> Case:
     settings = {
         "mode": "mono",
         "ttft_definition": "prefill_end",
-        "sim_seconds": 6_000.0 / load,
+        "sim_seconds": 4_000.0 / load,
         "prompt_tokens": {"mode": "exponential", "mean": 1e6, "min_value": 1},
         "output_tokens": {"mode": "fixed", "value": 1},
         "cluster_mono": {"num_gpus": 1, "prefill_tokens_per_s": 1e6, "decode_tokens_per_s": 1e12},
@@ -364,11 +371,12 @@ def main(seeds: int, only: str, results: Path, output: Path | None) -> None:
     found = [case for case in cases() if only in case.name]
     done, truth = read(results)
     had = {(line["case"], line["seed"]) for runs in done.values() for line in runs}
-    left = [(case, None) for case in found if case.name not in truth]
-    searches = [(c, s) for s in range(seeds) for c in found if (c.name, s) not in had]
-    random.Random(1).shuffle(left)
-    random.Random(2).shuffle(searches)
-    for case, seed in [*left, *searches]:
+    left: list[tuple[Case, int | None]] = []
+    for batching in (False, True):  # the cheap ones first
+        those = [case for case in found if ("serving" in case.settings) == batching]
+        left += [(case, None) for case in those if seeds and case.name not in truth]
+        left += [(c, s) for s in range(seeds) for c in those if (c.name, s) not in had]
+    for case, seed in left:
         line = case.find_truth() if seed is None else case.search(seed)
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -94,6 +94,8 @@ def _told(done: int, total: int, name: str, found: dict[str, Any] | None) -> Non
         return
     capacity = found.get("capacity_per_s")
     said = f"{capacity:.3g} requests/s" if capacity is not None else "cannot meet the SLO"
+    if found.get("behind"):
+        said += ", not among the best"
     if "rate_per_s" in found:
         said = str(found["gpus"] or "more than there are")
     click.echo(f"[{done}/{total}] {name}: {said}", file=sys.stderr)

@@ -25,7 +25,7 @@ from simlib.study.decide.words import ten_lines
 from simlib.study.plan.cases import cases_of
 from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
 from simlib.study.plan.deployments import deployments_of
-from simlib.study.plan.searches import search_id, search_request
+from simlib.study.plan.searches import SCREENING, search_id, search_request
 
 LLAMA = {"serving": "batching", "latency": {"model": "llama-3.1-70b"}}
 SHORT = {"sim_seconds": 300.0, "warmup_seconds": 60.0}
@@ -346,8 +346,11 @@ def test_the_bottleneck_is_where_late_requests_spend_their_time():
     assert of(transfer_wait_s=5.0, transfer_s=0.1, rate=9.0) == "link"
 
 
-def crafted(**shifts):
-    """Return an answer to a case whose deployments have these capacities (None: never)."""
+def crafted(elsewhere=None, **shifts):
+    """Return an answer to a case whose deployments have these capacities (None: never).
+
+    `elsewhere` has their capacities where TTFT ends at the prefill's end.
+    """
     case = {"coordinates": {}, "slo": Slo(ttft_s=1.0).to_dict(), "left_out": {}, "deployments": []}
     searches = []
     spread = 0.01 * np.random.default_rng(0).standard_normal(12)
@@ -367,8 +370,13 @@ def crafted(**shifts):
              "outcome": "never" if never else "found",
              "capacity_per_s": capacity, "capacity_per_s_low": capacity,
              "capacity_per_s_high": capacity, "reason": "", "replicates": 12,
-             "log_pseudo_values": log, "rates": []}
+             "log_pseudo_values": log, "rates": [], "definitions": {}}
         )  # fmt: skip
+        if elsewhere is not None:
+            there = (math.log(elsewhere[name]) + np.roll(spread, i)).tolist()
+            searches[-1]["definitions"]["prefill_end"] = {
+                "capacity_per_s": elsewhere[name], "log_pseudo_values": there,
+            }  # fmt: skip
     return answer(case, searches, Accuracy(), {})
 
 
@@ -391,6 +399,62 @@ def test_every_outcome_has_its_words(capacities, claim):
     assert f"Verdict: {claim}" in lines[1]
     if None in capacities.values():
         assert "without load" in "\n".join(lines)
+
+
+def test_a_verdict_that_turns_where_ttft_ends_elsewhere_says_so():
+    turned = crafted({"m1": 10.0, "d1": 12.0}, m1=10.0, d1=8.0)
+    assert turned["verdict"]["claim"] == "do not disaggregate"
+    assert turned["other_definitions"]["prefill_end"]["claim"] == "disaggregate"
+    assert turned["other_definitions"]["prefill_end"]["disagg_capacity_per_s"] == 12.0
+    (line,) = [one for one in ten_lines(turned, SimConfig()) if one.startswith("How sure")]
+    assert "the verdict depends on that: prefill_end: disaggregate (+20." in line
+    same = crafted({"m1": 10.0, "d1": 7.0}, m1=10.0, d1=8.0)
+    (line,) = [one for one in ten_lines(same, SimConfig()) if one.startswith("How sure")]
+    assert "at prefill_end the verdict is the same" in line
+
+
+def test_capacities_are_found_for_every_definition_of_ttft_that_a_limit_depends_on(tmp_path):
+    # decode is slow, and its queue long: TTFT that ends before it is kept to a higher rate
+    config = SimConfig.from_dict(
+        {**SHORT, "cluster_disagg": {"prefill_gpus": 2, "decode_gpus": 2}, "sim_seconds": 900.0}
+    )
+    found = found_by(config, Slo(ttft_s=1.0), tmp_path, **COARSE)
+    assert set(found["definitions"]) == {"prefill_end", "transfer_end"}
+    early = found["definitions"]["prefill_end"]["capacity_per_s"]
+    assert early > 1.5 * found["capacity_per_s"]
+    own = SimConfig.from_dict({**config.to_dict(), "ttft_definition": "prefill_end"})
+    alone = found_by(own, Slo(ttft_s=1.0), tmp_path, **COARSE)
+    assert early == pytest.approx(alone["capacity_per_s"], rel=0.1)
+    assert found_by(config, Slo(e2e_s=20.0), tmp_path, **COARSE)["definitions"] == {}
+
+
+def test_only_those_that_may_be_the_best_are_found_exactly(tmp_path):
+    decision = Decision.from_dict(
+        {
+            "slo": {"ttft_s": 1.0},
+            "deployments": {"gpus": 4},
+            "accuracy": {"relative": 0.03, "max_replicates": 40},
+        }
+    )
+    told = []
+    ((case, said),) = decide(
+        {**SHORT, "sim_seconds": 600.0},
+        decision,
+        tmp_path,
+        cores=1,
+        told=lambda done, total, name, found: told.append((done, total, found["behind"])),
+    )
+    lines = {line["deployment"]: line for line in said["deployments"]}
+    assert len(case.jobs) == 2 * len(lines) == told[-1][0] == told[-1][1]
+    best = said["verdict"]["disagg"]
+    behind = [n for n, line in lines.items() if line["architecture"] == "disagg" and n != best]
+    most = SCREENING.max_replicates
+    assert all(lines[name]["replicates"] <= most for name in behind)
+    assert lines[best]["replicates"] > most
+    assert lines["4 GPUs"]["replicates"] > most  # alone in its architecture
+    half = (lines[best]["capacity_per_s_high"] - lines[best]["capacity_per_s_low"]) / 2.0
+    assert half <= 0.03 * lines[best]["capacity_per_s"] or lines[best]["replicates"] == 40
+    assert sum(is_behind for *_, is_behind in told) == len(behind)
 
 
 # ---- break points, costs, recipes ----

@@ -67,6 +67,7 @@ def search_capacity(
         "gpus": config.deployment.total_gpus,
         "unloaded": unloaded,
         "points": {unloaded["point_id"]: unloaded["replicates"]},
+        "behind": False,
     }
     if unloaded["attainment"] < slo.attainment:
         reason = f"even without load {unloaded['attainment']:.1%} of the requests are within it"
@@ -113,7 +114,7 @@ def refine(
         if outcomes[job]["log_pseudo_values"]
     }
     if request["first"] not in contenders(samples):
-        return first
+        return first | {"behind": True}
     return search_capacity(request, results, simulated, first)
 
 

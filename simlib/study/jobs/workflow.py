@@ -17,7 +17,7 @@ from simlib.study.jobs.store import result_path
 from simlib.study.jobs.up_to_date import FIGURES_OF, TABLES_OF
 from simlib.study.jobs.verify import LEDGER
 from simlib.study.plan.grid import ResolvedStudy, Row, resolve
-from simlib.study.plan.searches import first_round_of, job_paths
+from simlib.study.plan.searches import ANSWER, first_round_of, job_paths
 from simlib.study.plan.spec import StudyFile
 
 # Measured for each engine, both deployments, and rounded up. What is asked for is more: memory
@@ -168,6 +168,13 @@ class Plan:
         folder = self.named / "studies" / study / "figures"
         wanted = {name.rpartition(".")[0]: name for name in sorted(names)}  # .svg after .png
         return [str(folder / name) for name in wanted.values()]
+
+    def answers(self, study: str) -> list[str]:
+        """Return the finished answer in words of a study that asks for a decision."""
+        answer = Path("studies") / study / "tables" / ANSWER
+        if not self.studies[study].cases or not (self.results / answer).exists():
+            return []
+        return [str(self.named / answer)]
 
     def shared_results(self, request: str) -> list[str]:
         """Return the results that studies without a precision want of a request's point.

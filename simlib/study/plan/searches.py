@@ -20,6 +20,8 @@ from simlib.study.plan.grid import ANALYSIS_ONLY, digest, essential
 from simlib.workload.arrivals import ARRIVALS
 
 
+ANSWER = "answer.html"
+"""The answer in words, among the tables."""
 SCREENING = Accuracy(relative=0.1, max_replicates=18)
 """Enough to tell most deployments from the best."""
 
