@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from simlib.core.config import SimConfig
 from simlib.core.records import TTFT_PARTS
 from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
+from simlib.latency import catalog
 from simlib.study.decide import costs
 from simlib.study.decide.answer import answer, bottleneck
 from simlib.study.decide.decide import decide
@@ -492,11 +496,17 @@ def test_energy_is_a_bound_where_the_power_is_known():
     assert costs.energy({"gpu": 8}, 1000.0) is None
 
 
-def test_prices_have_a_date_and_a_source():
-    for price in costs.prices().values():
-        assert 0 < price.low <= price.high
-        assert len(price.date) == 7
-        assert len(price.source) > 10
+def test_every_price_has_a_gpu_of_the_catalog_a_date_and_a_source():
+    text = (Path(costs.__file__).parent / "prices.csv").read_text(encoding="utf-8")
+    offers = list(csv.DictReader(text.splitlines()))
+    for offer in offers:
+        assert offer["gpu"] in catalog.gpu_names()
+        assert re.fullmatch(r"20\d\d-\d\d", offer["date"])
+        assert offer["offer"]
+        assert re.search(r"as \w+ on 20\d\d-\d\d-\d\d in ", offer["source"])
+    for gpu, price in costs.prices().items():
+        its = [float(offer["usd_per_gpu_hour"]) for offer in offers if offer["gpu"] == gpu]
+        assert (price.low, price.high) == (min(its), max(its))
 
 
 def test_recipes_hold_the_settings_that_were_simulated_and_no_others():
