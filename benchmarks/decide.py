@@ -5,13 +5,13 @@ truth is a closed form (M/M/1), or the root of attainment over many replicates o
 method was chosen on other workloads, deployments and seeds than those below.
 
 Verdicts: deployments of equal GPUs are compared seed by seed, as they are, and after one side's
-capacities are multiplied by what makes its best as good as the other's best, or better or worse by a
-known margin. (A service that is f times faster under an SLO that is f times shorter has f times the
-capacity, and the same pseudo-values but for the logarithm of f.)
+capacities are multiplied by what makes its best as good as the other's best, or better or worse by
+a known margin. (A service that is f times faster under an SLO that is f times shorter has f times
+the capacity, and the same pseudo-values but for the logarithm of f.)
 
 Every truth and every search is a line of the results file, the truths first, then seed by seed, and
-cheap cases before those that batch: the script goes on where it was killed, and with --seeds 0 makes
-tables of what there is.
+cheap cases before those that batch: the script goes on where it was killed, and with --seeds 0
+makes tables of what there is.
 
     python benchmarks/decide.py --seeds 60 --output docs/_generated_decide.md
 """
@@ -167,9 +167,7 @@ class Case:
 
     def config(self, seed: int) -> SimConfig:
         warmup = WARMUP * self.settings["sim_seconds"]
-        return SimConfig.from_dict(
-            {**self.settings, "random_seed": seed, "warmup_seconds": warmup}
-        )
+        return SimConfig.from_dict({**self.settings, "random_seed": seed, "warmup_seconds": warmup})
 
     @property
     def seeds(self) -> int:
@@ -284,8 +282,7 @@ def fields(
                 first = {c.name: np.array(runs_of[c.name][seed]["first"]) for c in of}
                 may = contenders(first)
                 values[side] = {
-                    n: np.array(runs_of[n][seed]["values"]) if n in may else first[n]
-                    for n in first
+                    n: np.array(runs_of[n][seed]["values"]) if n in may else first[n] for n in first
                 }
             yield math.log(best["disagg"] / best["mono"]), values
 

@@ -6,7 +6,7 @@ OSDI 2024, arXiv:2401.09670). One that was rejected, or has not finished, meets 
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,20 @@ class Limits(ConfigModel):
     """Mean time per output token after the first, seconds; one-token outputs meet any."""
     e2e_s: PositiveFloat | None = None
     """Time to the last token, seconds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_of_every_run(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if str(key).startswith("itl"):
+                    raise InvalidParameterError(
+                        key,
+                        data[key],
+                        "left out: single gaps between tokens are kept by runs with a timeline, "
+                        "which searches do without; tpot_s limits their mean in each request",
+                    )
+        return data
 
     @property
     def parts(self) -> dict[str, float]:

@@ -181,9 +181,10 @@ def _bounds(
 ) -> tuple[Floats, Floats]:
     r"""Return lower and upper bounds of all differences of means, each erring with `one_sided`.
 
-    Of two systems with n and k replicates, m of them common, either the paired difference over the m,
-    with :math:`s_{a-b}^2 / m`, or the difference of both means over all they have, with
-    :math:`s_a^2 / n + s_b^2 / k - 2 m s_{ab} / (n k)`: whichever varies less. Shape (first, second).
+    Of two systems with n and k replicates, m of them common, either the paired difference over
+    the m, with :math:`s_{a-b}^2 / m`, or the difference of both means over all they have, with
+    :math:`s_a^2 / n + s_b^2 / k - 2 m s_{ab} / (n k)`: whichever varies less.
+    Shape (first, second).
     """
     sizes = [np.array([column.size for column in group]) for group in (first, second)]
     means = [np.array([column.mean() for column in group]) for group in (first, second)]
@@ -212,7 +213,9 @@ def _bounds(
 def _first(group: Sequence[Floats], m: int) -> tuple[Floats, Floats]:
     """Return the first m values of each less their mean, and the means; 0 for those with fewer."""
     means = np.array([c[:m].mean() if c.size >= m else 0.0 for c in group])
-    rows = [c[:m] - mean if c.size >= m else np.zeros(m) for c, mean in zip(group, means, strict=True)]
+    rows = [
+        c[:m] - mean if c.size >= m else np.zeros(m) for c, mean in zip(group, means, strict=True)
+    ]
     return np.array(rows), means
 
 

@@ -217,13 +217,7 @@ def _bracket(
     def within(rate: float) -> float:
         return min(max(curve.snap(rate), lowest), highest)
 
-    kept: float | None = None
-    lost: float | None = None
-    for one in sorted(known):
-        if not curve.keeps(one, SCOUTS):
-            lost = one
-            break
-        kept = one
+    kept, lost = _bracketed(curve, known)
     rate, step = within(start), _STEP
     if kept is not None:
         rate = within(kept * _STEP)
@@ -250,6 +244,16 @@ def _bracket(
         else:
             lost = middle
     return (kept, lost)
+
+
+def _bracketed(curve: _Curve, known: Sequence[float]) -> tuple[float | None, float | None]:
+    """Return the lowest known rate at which the target is lost, and the highest one below it."""
+    kept: float | None = None
+    for rate in sorted(known):
+        if not curve.keeps(rate, SCOUTS):
+            return kept, rate
+        kept = rate
+    return kept, None
 
 
 def _settled(
@@ -284,7 +288,7 @@ class _Roots:
     def interval(self, level: float) -> Interval:
         """Return the interval of the pseudo-values' mean, back from logarithms.
 
-        Each end is the outer one of Student's interval and of Hall's, which is corrected for skewness.
+        Each end is the outer one of Student's interval and of Hall's, corrected for skewness.
         """
         values = self.pseudo_values()
         n, mean = values.size, float(np.mean(values))

@@ -12,7 +12,6 @@ from simlib.stats.curve import skewness
 from simlib.stats.intervals import t_quantile
 from simlib.stats.root_finding import FEWEST_REPLICATES, Attainment, find_capacity
 
-
 CONFIRMED = math.ceil(1.5 * FEWEST_REPLICATES)
 """Replicates of a search whose first ones are precise enough."""
 

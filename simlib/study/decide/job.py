@@ -31,7 +31,7 @@ def run_job(
             results,
             simulated,
         )
-    elif "field" in request:
+    elif "rivals" in request:
         found = refine(request, results, simulated)
     else:
         found = search_capacity(request, results, simulated)

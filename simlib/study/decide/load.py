@@ -146,7 +146,7 @@ class Load:
 
     @property
     def definitions(self) -> tuple[TtftDefinition, ...]:
-        """Where TTFT may end, the configured definition first; only that if no limit depends on it."""
+        """Where TTFT may end, as configured first; only that if no limit depends on it."""
         own = self.config.ttft_definition
         limited = any(one.ttft_s is not None for one in (self.slo, *self.slo.classes.values()))
         return (own, *(d for d in TTFT_DEFINITIONS if d != own and limited))

@@ -1,7 +1,7 @@
 """The capacity of one deployment: an adaptive job, like the one that adds replicates.
 
-In two rounds where a decision asks for more than a first look: every deployment coarsely, then those
-that may be the best.
+In two rounds where a decision asks for more than a first look: every deployment coarsely, then
+those that may be the best.
 """
 
 from __future__ import annotations
@@ -97,9 +97,10 @@ def search_capacity(
 def refine(
     request: Mapping[str, Any], results: Path, simulated: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Go on with a search to the accuracy asked for, if its deployment may be the best of its kind.
+    """Go on with a search to the accuracy asked for, if its deployment may be the best.
 
-    Otherwise return what the first round found: what is far behind need not be known exactly.
+    Of its architecture, per GPU. Otherwise return what the first round found: what is far behind
+    need not be known exactly.
     """
     outcomes = {
         job: read_json(job_paths(results, job)[1], "outcome") for job in first_round_of(request)
@@ -107,11 +108,10 @@ def refine(
     first = outcomes[request["first"]]
     if first["capacity_per_s"] is None:
         return first
-    (rivals,) = [jobs for jobs in request["field"].values() if request["first"] in jobs]
     samples = {
-        job: np.array(outcomes[job]["log_pseudo_values"]) - math.log(outcomes[job]["gpus"])
-        for job in rivals
-        if outcomes[job]["log_pseudo_values"]
+        job: np.array(found["log_pseudo_values"]) - math.log(found["gpus"])
+        for job, found in outcomes.items()
+        if found["log_pseudo_values"]
     }
     if request["first"] not in contenders(samples):
         return first | {"behind": True}
@@ -157,7 +157,7 @@ def described(capacity: Capacity) -> dict[str, Any]:
 
 
 def _by_definition(load: Load, own: Capacity, accuracy: Accuracy) -> dict[str, dict[str, Any]]:
-    """Return the capacity where TTFT ends elsewhere, by definition; empty if no limit is of TTFT."""
+    """Return the capacity where TTFT ends elsewhere, by definition; none without a TTFT limit."""
     others = load.definitions[1:]
     known = tuple(load.runs)
     return {

@@ -62,13 +62,16 @@ class Case:
         """The second round's job of each deployment, by its name; none if one round is enough."""
         if self._screening == self.accuracy:
             return {}
-        field: dict[str, list[str]] = {}
+        rivals: dict[str, list[str]] = {}
         for one in self.deployments:
-            field.setdefault(one.architecture, []).append(self._first[one.name])
+            rivals.setdefault(one.architecture, []).append(self._first[one.name])
         found = {}
-        for name, first in self._first.items():
-            request = refined_request(self.searches[first], self.accuracy, first, field)
-            found[name] = (refined_id(request), request)
+        for one in self.deployments:
+            first = self._first[one.name]
+            request = refined_request(
+                self.searches[first], self.accuracy, first, rivals[one.architecture]
+            )
+            found[one.name] = (refined_id(request), request)
         return found
 
     @property

@@ -19,7 +19,6 @@ from simlib.study.plan.decision import Accuracy, DeploymentSpace
 from simlib.study.plan.grid import ANALYSIS_ONLY, digest, essential
 from simlib.workload.arrivals import ARRIVALS
 
-
 ANSWER = "answer.html"
 """The answer in words, among the tables."""
 SCREENING = Accuracy(relative=0.1, max_replicates=18)
@@ -57,7 +56,7 @@ def search_request(
 
 
 def refined_request(
-    request: Mapping[str, Any], accuracy: Accuracy, first: str, field: Mapping[str, Sequence[str]]
+    request: Mapping[str, Any], accuracy: Accuracy, first: str, rivals: Sequence[str]
 ) -> dict[str, Any]:
     """Return what the second round's job needs to know.
 
@@ -69,20 +68,20 @@ def refined_request(
         To reach.
     first
         The first round's job of this deployment.
-    field
-        The first round's jobs of all deployments, by architecture.
+    rivals
+        The first round's jobs of all deployments of its architecture, its own among them.
     """
     return {
         **request,
         "accuracy": accuracy.to_dict(),
         "first": first,
-        "field": {architecture: list(jobs) for architecture, jobs in field.items()},
+        "rivals": list(rivals),
     }
 
 
 def first_round_of(request: Mapping[str, Any]) -> list[str]:
     """Return the jobs whose outcomes a job reads."""
-    return [job for jobs in request.get("field", {}).values() for job in jobs]
+    return list(request.get("rivals", ()))
 
 
 def search_id(
@@ -111,7 +110,7 @@ def refined_id(request: Mapping[str, Any]) -> str:
     return digest(
         {
             "first": request["first"],
-            "field": request["field"],
+            "rivals": request["rivals"],
             "relative": accuracy["relative"],
             "max_replicates": accuracy["max_replicates"],
         }
