@@ -58,6 +58,7 @@ def test_lengths_and_other_keys_are_set(results):
     [
         (["--gpus", "2"], "--ttft, --tpot or --e2e"),
         (["--gpus", "two", "--ttft", "1"], "NxGPU such as 8xh100_sxm"),
+        (["--gpus", "0", "--ttft", "1"], "deployments.gpus must be a whole number, >= 1"),
         (
             ["--gpus", "2", "--ttft", "1", "--attainment", "1.5"],
             "slo.attainment must be > 0 and < 1",

@@ -479,6 +479,16 @@ def test_a_break_point_makes_a_decision_of_every_combination():
         cases_of({}, decision.model_copy(update={"break_point": {"prompt_tokens.sigma": [-1]}}))
 
 
+def test_levels_that_yaml_takes_for_texts_are_numbers():
+    decision = Decision(
+        slo=Slo(ttft_s=1.0),
+        deployments=DeploymentSpace(gpus=2),
+        break_point={"slo.ttft_s": ["5e-1", 2], "prompt_tokens.mode": ["lognormal"]},
+    )
+    levels = decision.break_point
+    assert levels == {"slo.ttft_s": [0.5, 2], "prompt_tokens.mode": ["lognormal"]}
+
+
 def test_the_users_price_wins_over_the_lists():
     listed = costs.cost({"h100_sxm": 8}, 1000.0, {})
     low = costs.prices()["h100_sxm"].low

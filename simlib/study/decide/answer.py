@@ -85,7 +85,9 @@ def answer(
             for architecture, line in best.items()
             if line is not None
         },
-        "simulations": sum(row["replicates"] for found in searches for row in found["rates"]),
+        "simulations": sum(
+            row["replicates"] for found in searches for row in (found["unloaded"], *found["rates"])
+        ),
     }
 
 

@@ -40,6 +40,8 @@ _CLAIM_COLORS = {
     "too close to call": "#bdbdbd",
 }
 _OTHER_CLAIM = "#ffffff"
+_ONLY = {"disaggregate": "disagg.", "do not disaggregate": "mono."}
+"""Who meets the SLO where the other architecture never does."""
 _NEAR = 1.1
 """Rates within this of those that were measured well add nothing but their noise."""
 
@@ -287,7 +289,9 @@ def _cell(column: int, row: int, color: str) -> Any:
 def _cell_text(verdict: Mapping[str, Any]) -> str:
     margin = verdict["margin"]
     if margin is None:
-        return "SLO\nnot met" if verdict["claim"].startswith("no ") else "only one\nmeets it"
+        if verdict["claim"] in _ONLY:
+            return f"only {_ONLY[verdict['claim']]}\nmeets the SLO"
+        return "SLO\nnot met" if verdict["claim"].startswith("no ") else ""
     ends = [f"{end:+.0%}" if end is not None else "" for end in (margin["low"], margin["high"])]
     return f"{margin['estimate']:+.0%}\n{ends[0]} … {ends[1]}"
 

@@ -11,7 +11,7 @@ from simlib.core.metrics import statistics_of
 from simlib.core.slo import Slo
 from simlib.core.validation import ConfigModel, NonNegativeFloat, PositiveFloat, PositiveInt
 from simlib.errors import InvalidParameterError
-from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
+from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace, space_or_list
 from simlib.study.plan.names import distinct, not_a_column
 
 ZIP_LABELS = "labels"
@@ -143,6 +143,11 @@ class Study(ConfigModel):
     """Of a decision: one or two keys with a list of values each, to show where it changes."""
     keep_requests: bool = False
     """Of a decision: also keep the requests of each simulation, as sweeps do, to share them."""
+
+    @field_validator("deployments", mode="before")
+    @classmethod
+    def _space_or_list(cls, deployments: Any) -> Any:
+        return space_or_list(deployments)
 
     @model_validator(mode="after")
     def _decides_or_compares(self) -> Self:
