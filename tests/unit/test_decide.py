@@ -359,7 +359,8 @@ def crafted(elsewhere=None, **shifts):
     searches = []
     spread = 0.01 * np.random.default_rng(0).standard_normal(12)
     unloaded = {"attainment": 0.9, "p50_ttft_s": 2.0, "p50_tpot_s": 0.02, "missed": {"ttft_s": 0.1},
-                "late_parts_s": dict.fromkeys(TTFT_PARTS, 0.1), "rate_per_s": 1.0}  # fmt: skip
+                "late_parts_s": dict.fromkeys(TTFT_PARTS, 0.1), "rate_per_s": 1.0,
+                "replicates": 3}  # fmt: skip
     for i, (name, capacity) in enumerate(shifts.items()):
         mode = "mono" if name.startswith("m") else "disagg"
         config = SimConfig(mode=mode)
