@@ -1,268 +1,383 @@
 """Do capacities and verdicts keep what they promise? Measured against closed form and brute force.
 
-Token-rate deployments, a search of `simlib.study.decide` for each seed, in memory. The truth is a
-closed form (M/M/1), or the root of attainment over many more replicates of other seeds on a fine
-grid of rates around it. Verdicts: a group of deployments is made faster by a factor that makes its
-best as good as the other group's best, or better by a known margin; time scales, so this moves
-pseudo-values by the factor's logarithm and changes nothing else.
+Searches of `simlib.study.decide`, in two rounds as in a decision, each with a seed of its own. The
+truth is a closed form (M/M/1), or the root of attainment over many replicates of other seeds. The
+method was chosen on other workloads, deployments and seeds than those below.
 
-    python benchmarks/decide.py --seeds 100 --output docs/_generated_decide.md
+Verdicts: deployments of equal GPUs are compared seed by seed, as they are, and after one side's
+capacities are multiplied by what makes its best as good as the other's best, or better or worse by
+a known margin. (A service that is f times faster under an SLO that is f times shorter has f times
+the capacity, and the same pseudo-values but for the logarithm of f.)
+
+Every truth and every search is a line of the results file, the truths first, then seed by seed, and
+cheap cases before those that batch: the script goes on where it was killed, and with --seeds 0
+makes tables of what there is.
+
+    python benchmarks/decide.py --seeds 60 --output docs/_generated_decide.md
 """
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+import numba  # noqa: F401 - the token-rate engine compiles where it is there already
 import numpy as np
 
-from simlib.core import recursion
 from simlib.core.config import SimConfig
-from simlib.core.sampling import sample_requests
 from simlib.core.slo import Slo, within
-from simlib.stats.ranking import duel
-from simlib.stats.root_finding import Attainment, Capacity, find_capacity
+from simlib.stats.ranking import contenders, duel
+from simlib.stats.stability import Drift, Stability
 from simlib.study.decide.first_guess import first_guess
-from simlib.study.decide.load import snapped
+from simlib.study.decide.load import KeptRuns, Load, Run
+from simlib.study.decide.search import capacity_of
+from simlib.study.jobs.simulate import simulate
+from simlib.study.plan.decision import Accuracy
+from simlib.study.plan.searches import screening
 
-RELATIVE = 0.02
-MOST_REPLICATES = 40
+ACCURACY = Accuracy(max_replicates=40)
 TRUTH_SEED = 10_000_000
-"""Seeds of truths lie above those of searches; each case has its own."""
-TRUTH_REPLICATES = 120
-GRID = 5
-BRUTE_REPLICATES = 40
-"""A user's brute force: a grid of 21 rates with as many replicates as the search may use."""
+"""Seeds of truths lie above those of searches."""
+TRUTH_REPLICATES = 600
 BRUTE_RATES = 21
-REQUESTS = 6_000
+"""A brute force looks at so many rates, with as many replicates as the search needed near one."""
 WARMUP = 0.2
-
-WORKLOADS: dict[str, tuple[dict, dict]] = {
-    "chat, TTFT 1 s": ({}, {"ttft_s": 1.0, "attainment": 0.95}),
-    "exponential lengths, TTFT 2 s": (
-        {
-            "prompt_tokens": {"mode": "exponential", "mean": 2000},
-            "output_tokens": {"mode": "exponential", "mean": 300},
-        },
-        {"ttft_s": 2.0, "attainment": 0.9},
-    ),
-    "heavy tail, E2E 10 s": (
-        {
-            "prompt_tokens": {"mean": 7.0, "sigma": 1.2},
-            "output_tokens": {"mean": 5.0, "sigma": 1.2},
-        },
-        {"e2e_s": 10.0, "attainment": 0.95},
-    ),
-    "fixed lengths, TTFT 0.5 s, 99%": (
-        {
-            "prompt_tokens": {"mode": "fixed", "value": 1000},
-            "output_tokens": {"mode": "fixed", "value": 200},
-        },
-        {"ttft_s": 0.5, "attainment": 0.99},
-    ),
-}
-DEPLOYMENTS: dict[str, dict] = {
-    "mono 4": {"mode": "mono", "cluster_mono": {"num_gpus": 4}},
-    "mono 8": {"mode": "mono", "cluster_mono": {"num_gpus": 8}},
-    "1P3D": {"mode": "disagg", "cluster_disagg": {"prefill_gpus": 1, "decode_gpus": 3}},
-    "2P2D": {"mode": "disagg", "cluster_disagg": {"prefill_gpus": 2, "decode_gpus": 2}},
-    "3P5D": {"mode": "disagg", "cluster_disagg": {"prefill_gpus": 3, "decode_gpus": 5}},
-    "5P3D": {"mode": "disagg", "cluster_disagg": {"prefill_gpus": 5, "decode_gpus": 3}},
-}
-GROUPS = (("mono 4", "1P3D", "2P2D"), ("mono 8", "3P5D", "5P3D"))
-"""Of equal GPUs, the monolithic one first."""
 MM1 = (0.5, 0.8, 0.9)
 """Loads at the capacity."""
 
 
-@dataclass
+def lengths(p50: float, p90: float) -> dict[str, Any]:
+    return {"mode": "p50_p90", "p50": p50, "p90": p90}
+
+
+def pools(mono: int, *splits: tuple[int, int]) -> dict[str, dict[str, Any]]:
+    """Return token-rate deployments of equal GPUs, the monolithic one first."""
+    found = {f"mono {mono}": {"mode": "mono", "cluster_mono": {"num_gpus": mono}}}
+    for p, d in splits:
+        cluster = {"prefill_gpus": p, "decode_gpus": d}
+        found[f"{p}P{d}D"] = {"mode": "disagg", "cluster_disagg": cluster}
+    return found
+
+
+def replicas(count: int, tp: int) -> dict[str, Any]:
+    return {"replicas": count, "tensor_parallel": tp, "gpu": "h100_sxm"}
+
+
+H100 = {
+    "4 x TP1": {"mode": "mono", "batching_mono": {"pool": replicas(4, 1)}},
+    "2 x TP2": {"mode": "mono", "batching_mono": {"pool": replicas(2, 2)}},
+    "1P TP1 + 3D TP1": {
+        "mode": "disagg",
+        "batching_disagg": {"prefill": replicas(1, 1), "decode": replicas(3, 1)},
+    },
+    "2P TP1 + 1D TP2": {
+        "mode": "disagg",
+        "batching_disagg": {"prefill": replicas(2, 1), "decode": replicas(1, 2)},
+    },
+}
+BATCHING = {
+    "serving": "batching",
+    "latency": {
+        "model": "llama-3.1-8b",
+        "step_overhead_s": 0.0015,
+        "sequence_overhead_s": 50e-6,
+    },
+}
+SMALL, LARGE = pools(3, (1, 2), (2, 1)), pools(6, (2, 4), (4, 2))
+WORKLOADS: dict[str, tuple[dict, dict, int, list[dict[str, dict]]]] = {
+    "summaries": (
+        {"prompt_tokens": lengths(3000, 9000), "output_tokens": lengths(150, 400)},
+        {"ttft_s": 3.0, "e2e_s": 8.0, "attainment": 0.9},
+        2000,
+        [SMALL, LARGE],
+    ),
+    "heavy tail": (
+        {"prompt_tokens": lengths(1000, 6000), "output_tokens": lengths(30, 150)},
+        {"ttft_s": 4.0, "attainment": 0.95},
+        2000,
+        [SMALL, LARGE],
+    ),
+    "two classes": (
+        {
+            "prompt_tokens": {"mode": "exponential", "mean": 900},
+            "output_tokens": {"mode": "exponential", "mean": 250},
+            "request_classes": {"chat": {"share": 0.7}, "batch": {"share": 0.3}},
+        },
+        {"classes": {"chat": {"ttft_s": 0.8}, "batch": {"ttft_s": 5.0}}, "attainment": 0.95},
+        2000,
+        [SMALL, LARGE],
+    ),
+    "8B chat": (
+        {**BATCHING, "prompt_tokens": lengths(1000, 3000), "output_tokens": lengths(150, 400)},
+        {"ttft_s": 1.0, "tpot_s": 0.02, "attainment": 0.95},
+        1500,
+        [H100],
+    ),
+    "8B documents": (
+        {**BATCHING, "prompt_tokens": lengths(4000, 12000), "output_tokens": lengths(100, 250)},
+        {"ttft_s": 2.0, "tpot_s": 0.04, "attainment": 0.9},
+        1500,
+        [H100],
+    ),
+}
+"""Lengths, SLO, requests of a run, and groups of deployments that have equal GPUs."""
+
+
+class InMemory(Load):
+    """A load that keeps nothing in files, and measures nothing but what is within the SLO.
+
+    Whether queues grow without end is not looked at: the limits are missed long before.
+    """
+
+    def _kept(self, config: SimConfig) -> Any:  # type: ignore[override]
+        return self
+
+    def read(self, kind: type[KeptRuns]) -> None:
+        """Find nothing."""
+
+    def write(self, runs: KeptRuns) -> None:
+        """Keep nothing."""
+
+    def _run(self, config: SimConfig, replicate: int) -> Run:
+        good = within(simulate(config, replicate), config, self.slo, replicate)
+        share = {config.ttft_definition: np.array([np.mean(good)])}
+        return Run(share, good.size, {}, {}, math.nan, {}, {}, Drift(0.0, 0.0, 0.0, good.size, 0))
+
+    def stability(self, rate: float) -> Stability:
+        """Return that it is stable."""
+        return Stability("stable", "not looked at")
+
+
+@dataclass(frozen=True)
 class Case:
-    """A deployment under a workload, and how its searches fared."""
+    """A deployment under a workload."""
 
     name: str
-    settings: dict
+    group: str
+    """Those of a group are compared, so they share seeds."""
+    settings: dict[str, Any]
     slo: Slo
-    seeds: int = 0
-    """Where its seeds begin: deployments that are compared share them, others do not, because
-    their errors would be alike."""
     truth: float = math.nan
-    found: list[Capacity] = field(default_factory=list)
-    simulations: list[int] = field(default_factory=list)
 
-    def at(self, rate: float, seed: int) -> SimConfig:
-        seconds = self.settings["sim_seconds"]
-        return SimConfig.from_dict(
-            {
-                **self.settings,
-                "random_seed": seed,
-                "warmup_seconds": WARMUP * seconds,
-                "arrival": {"rate_per_s": rate},
-            }
-        )
-
-    def share(self, rate: float, seed: int, replicate: int) -> tuple[float, int]:
-        config = self.at(rate, seed)
-        records = recursion.serve(sample_requests(config, replicate), config)
-        good = within(records, config, self.slo, replicate)
-        return float(np.mean(good)), good.size
-
-    def search(self, seed: int) -> None:
-        runs: dict[float, list[tuple[float, int]]] = {}
-        seed += self.seeds
-
-        def measure(rate: float, replicates: int) -> Attainment:
-            had = runs.setdefault(rate, [])
-            had += [self.share(rate, seed, k) for k in range(len(had), replicates)]
-            return Attainment(np.array([s for s, _ in had]), min(n for _, n in had))
-
-        guess = first_guess(self.at(1.0, seed), self.slo)
-        self.found.append(
-            find_capacity(
-                measure,
-                target=self.slo.attainment,
-                start=guess,
-                lowest=snapped(guess / 50.0),
-                relative=RELATIVE,
-                max_replicates=MOST_REPLICATES,
-                snap=snapped,
-            )
-        )
-        self.simulations.append(sum(map(len, runs.values())))
-
-    def find_truth(self) -> None:
-        """Read the root between rates of a fine grid, each of many replicates of other seeds."""
-        centre = float(np.median([one.interval.estimate for one in self.found]))
-        rates = centre * np.linspace(0.97, 1.03, GRID)
-        seed = TRUTH_SEED + sum(self.name.encode())
-        misses = [
-            1.0 - np.mean([self.share(r, seed, k)[0] for k in range(TRUTH_REPLICATES)])
-            for r in rates
-        ]
-        gap = np.log(misses) - math.log1p(-self.slo.attainment)
-        line = np.polyfit(rates, gap, 2)
-        roots = np.roots(line)
-        real = roots[np.isreal(roots)].real
-        self.truth = float(real[np.argmin(np.abs(real - centre))])
+    def config(self, seed: int) -> SimConfig:
+        warmup = WARMUP * self.settings["sim_seconds"]
+        return SimConfig.from_dict({**self.settings, "random_seed": seed, "warmup_seconds": warmup})
 
     @property
-    def covered(self) -> float:
-        return float(np.mean([one.interval.contains(self.truth) for one in self.found]))
+    def seeds(self) -> int:
+        return sum(self.group.encode()) * 1000
 
-    def line(self) -> str:
-        widths = [one.interval.relative_half_width for one in self.found]
-        errors = [one.interval.estimate / self.truth - 1.0 for one in self.found]
-        return (
-            f"| {self.name} | {self.truth:.4g} | {100 * self.covered:.1f} | "
-            f"{100 * np.mean(errors):+.2f} | {100 * np.mean(widths):.1f} | "
-            f"{np.mean(self.simulations):.0f} |"
+    def search(self, seed: int) -> dict[str, Any]:
+        config = self.config(self.seeds + seed)
+        load = InMemory(config, self.slo, Path("nowhere"))
+        guess, began = first_guess(config, self.slo), time.process_time()
+        first = capacity_of(load, screening(ACCURACY, 2), guess)
+        known = tuple(load.runs)
+        found = capacity_of(load, ACCURACY, guess, known=known)
+        return {
+            "case": self.name,
+            "seed": seed,
+            "outcome": found.outcome,
+            "ends": [found.interval.low, found.interval.estimate, found.interval.high],
+            "replicates": found.replicates,
+            "simulations": sum(map(len, load.runs.values())),
+            "values": found.log_pseudo_values.tolist(),
+            "first": first.log_pseudo_values.tolist(),
+            "cpu_s": time.process_time() - began,
+        }
+
+    def find_truth(self) -> dict[str, Any]:
+        """Read the root between two close rates, each of many replicates of other seeds."""
+        if not math.isnan(self.truth):
+            return {"case": self.name, "truth": self.truth}
+        config = self.config(TRUTH_SEED + self.seeds)
+        load = InMemory(config, self.slo, Path("nowhere"))
+        near = capacity_of(load, ACCURACY, first_guess(config, self.slo)).interval.estimate
+        rates = near * np.array([0.985, 1.015])
+        shares = np.array([self._shares(load.at(rate)) for rate in rates])
+        gap = np.log(1.0 - shares) - math.log1p(-self.slo.attainment)
+        share = -gap[0] / (gap[1] - gap[0])
+        return {"case": self.name, "truth": rates[0] + share * (rates[1] - rates[0])}
+
+    def _shares(self, config: SimConfig) -> float:
+        return float(
+            np.mean(
+                [
+                    np.mean(within(simulate(config, k), config, self.slo, k))
+                    for k in range(TRUTH_REPLICATES)
+                ]
+            )
         )
 
 
 def mm1(load: float) -> Case:
     """One GPU with exponential service of mean 1 s; TTFT at the prefill's end is the sojourn."""
-    limit = -math.log(0.05) / (1.0 - load)
     settings = {
         "mode": "mono",
         "ttft_definition": "prefill_end",
-        "sim_seconds": 12_500.0 / load,
+        "sim_seconds": 4_000.0 / load,
         "prompt_tokens": {"mode": "exponential", "mean": 1e6, "min_value": 1},
         "output_tokens": {"mode": "fixed", "value": 1},
         "cluster_mono": {"num_gpus": 1, "prefill_tokens_per_s": 1e6, "decode_tokens_per_s": 1e12},
     }
-    case = Case(f"M/M/1, load {load:g} at the capacity", settings, Slo(ttft_s=limit))
-    case.truth = load
-    return case
+    name = f"M/M/1, load {load:g} at the capacity"
+    return Case(name, name, settings, Slo(ttft_s=-math.log(0.05) / (1.0 - load)), load)
 
 
 def cases() -> list[Case]:
     found = [mm1(load) for load in MM1]
-    for workload, (lengths, slo) in WORKLOADS.items():
-        for deployment, pools in DEPLOYMENTS.items():
-            case = Case(f"{deployment}, {workload}", {**lengths, **pools}, Slo.from_dict(slo))
-            case.settings["sim_seconds"] = 600.0
-            groups = [deployment in group for group in GROUPS].index(True)
-            case.seeds = 10_000 * (len(GROUPS) * list(WORKLOADS).index(workload) + groups)
-            guess = first_guess(case.at(1.0, 0), case.slo)
-            case.settings["sim_seconds"] = float(f"{REQUESTS / guess:.2g}")
-            found.append(case)
+    for workload, (settings, slo, requests, groups) in WORKLOADS.items():
+        for number, group in enumerate(groups):
+            for deployment, its in group.items():
+                merged = {**settings, **its, "sim_seconds": 600.0}
+                guess = first_guess(SimConfig.from_dict(merged), Slo.from_dict(slo))
+                merged["sim_seconds"] = float(f"{requests / guess:.2g}")
+                name = f"{workload}, {deployment}"
+                found.append(Case(name, f"{workload} {number}", merged, Slo.from_dict(slo)))
     return found
 
 
-def verdicts(found: list[Case]) -> list[str]:
-    """Count claims where the best of both groups are as good, and where one is better."""
-    by_name = {case.name: case for case in found}
+def lines_of(case: Case, done: dict[str, list[dict]], truth: dict[str, float]) -> str:
+    runs = [run for run in done[case.name] if run["outcome"] == "found"]
+    low, estimate, high = np.array([run["ends"] for run in runs]).T
+    true = truth[case.name]
+    covered = np.mean((low <= true) & (true <= high))
+    width = np.mean((high - low) / 2.0 / estimate)
+    brute = np.mean([run["simulations"] / (BRUTE_RATES * run["replicates"]) for run in runs])
+    return (
+        f"| {case.name} | {true:.4g} | {len(runs)} | {100 * covered:.1f} | "
+        f"{100 * np.mean(high < true):.1f} / {100 * np.mean(low > true):.1f} | "
+        f"{100 * (np.mean(estimate) / true - 1.0):+.2f} | {100 * width:.1f} | "
+        f"{np.mean([run['simulations'] for run in runs]):.0f} | {100 * brute:.0f} |"
+    )
+
+
+def fields(
+    found: list[Case], done: dict[str, list[dict]], truth: dict[str, float]
+) -> Iterator[tuple[float, dict[str, dict[str, np.ndarray]]]]:
+    """Yield true margin (logarithm) and pseudo-values of each seed that all of a group have.
+
+    As in a decision, only those that may be the best of their architecture have more replicates
+    than the first round's.
+    """
+    for name in dict.fromkeys(case.group for case in found):
+        group = [case for case in found if case.group == name]
+        sides = {"mono": [], "disagg": []}
+        for case in group:
+            sides[case.settings["mode"]].append(case)
+        if not all(sides.values()) or any(case.name not in truth for case in group):
+            continue
+        best = {s: max(truth[c.name] for c in of) for s, of in sides.items()}
+        by_seed = [{r["seed"]: r for r in done[c.name] if r["outcome"] == "found"} for c in group]
+        runs_of = {case.name: runs for case, runs in zip(group, by_seed, strict=True)}
+        for seed in set.intersection(*(set(runs) for runs in by_seed)):
+            values = {}
+            for side, of in sides.items():
+                first = {c.name: np.array(runs_of[c.name][seed]["first"]) for c in of}
+                may = contenders(first)
+                values[side] = {
+                    n: np.array(runs_of[n][seed]["values"]) if n in may else first[n] for n in first
+                }
+            yield math.log(best["disagg"] / best["mono"]), values
+
+
+def verdict_lines(samples: list[tuple[float, dict]]) -> list[str]:
     lines = []
-    for margin in (0.0, 0.1, -0.1):
-        right = wrong = tries = 0
-        for workload in WORKLOADS:
-            for mono, *splits in GROUPS:
-                one = by_name[f"{mono}, {workload}"]
-                group = [by_name[f"{split}, {workload}"] for split in splits]
-                best = max(case.truth for case in group)
-                shift = math.log1p(margin) + math.log(one.truth / best)
-                for i, capacity in enumerate(one.found):
-                    if any(case.found[i].outcome != "found" for case in (one, *group)):
-                        continue
-                    claim = duel(
-                        {c.name: c.found[i].log_pseudo_values + shift for c in group},
-                        {one.name: capacity.log_pseudo_values},
-                        indifference=math.log1p(RELATIVE),
-                    ).claim
-                    tries += 1
-                    truth = {True: "first", False: "second"}[margin > 0]
-                    right += margin != 0 and claim == truth
-                    wrong += claim not in ("too close to call", truth if margin else "")
-        lines.append(
-            f"| {100 * margin:+.0f} | {tries} | {100 * right / tries:.1f} | "
-            f"{100 * wrong / tries:.1f} |"
-        )
+    for margin in (0.0, 0.1, -0.1, None):
+        right = wrong = covered = tries = 0
+        for true, values in samples:
+            wanted = true if margin is None else math.log1p(margin)
+            if margin is None and abs(true) < math.log(1.1):
+                continue
+            moved = {n: v + wanted - true for n, v in values["disagg"].items()}
+            found = duel(moved, values["mono"], indifference=math.log1p(ACCURACY.indifference))
+            truth = ("first" if wanted > 0 else "second") if wanted else ""
+            tries += 1
+            right += found.claim == truth
+            wrong += found.claim not in ("too close to call", truth)
+            covered += found.margin.contains(wanted)
+        if tries:
+            what = "as they are, beyond 10" if margin is None else f"{100 * margin:+.0f}"
+            lines.append(
+                f"| {what} | {tries} | {100 * right / tries:.1f} | {100 * wrong / tries:.1f} | "
+                f"{100 * covered / tries:.1f} |"
+            )
     return lines
 
 
-def _verdict_table(found: list[Case]) -> list[str]:
-    return [
-        "",
-        "| true margin (%) | tries | right claim (%) | wrong claim (%) |",
-        "|---|---|---|---|",
-        *verdicts(found),
-    ]
-
-
-@click.command()
-@click.option("--seeds", type=int, default=100, show_default=True)
-@click.option("--only", default="", help="Only cases whose name holds this; then no verdicts.")
-@click.option("--output", type=click.Path(path_type=Path), help="Markdown file of the tables.")
-def main(seeds: int, only: str, output: Path | None) -> None:
-    """Measure coverage of capacity intervals, and how often verdicts err."""
-    found = [case for case in cases() if only in case.name]
-    for case in found:
-        for seed in range(seeds):
-            case.search(seed)
-        if math.isnan(case.truth):
-            case.find_truth()
-        click.echo(case.line())
-    coverage = np.mean([case.covered for case in found])
-    error = 100 * math.sqrt(coverage * (1 - coverage) / (seeds * len(found)))
-    brute = BRUTE_RATES * BRUTE_REPLICATES
-    share = np.mean([np.mean(case.simulations) for case in found]) / brute
-    text = "\n".join(
+def report(found: list[Case], done: dict[str, list[dict]], truth: dict[str, float]) -> str:
+    shown = [case for case in found if case.name in truth and done.get(case.name)]
+    runs = [(c, r) for c in shown for r in done[c.name] if r["outcome"] == "found"]
+    inside = [r["ends"][0] <= truth[c.name] <= r["ends"][2] for c, r in runs]
+    coverage = float(np.mean(inside))
+    error = 100 * math.sqrt(coverage * (1 - coverage) / len(inside))
+    brute = np.mean([r["simulations"] / (BRUTE_RATES * r["replicates"]) for _, r in runs])
+    return "\n".join(
         [
-            f"{seeds} searches of each case, each to {RELATIVE:.0%} or {MOST_REPLICATES} "
-            "replicates. Coverage: share of the 95% intervals that hold the truth.",
+            f"Searches to {ACCURACY.relative:.0%}, or {ACCURACY.max_replicates} replicates. "
+            "Coverage: share of the 95% intervals that hold the truth; beside it, the share that "
+            "lies below and above it.",
             "",
-            "| case | truth (1/s) | coverage (%) | mean error (%) | half width (%) | simulations |",
-            "|---|---|---|---|---|---|",
-            *(case.line() for case in found),
+            "| case | truth (1/s) | searches | coverage (%) | below / above (%) | mean error (%) "
+            "| half width (%) | simulations | of brute force (%) |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *(lines_of(case, done, truth) for case in shown),
             "",
-            f"All together: {100 * coverage:.1f}% (standard error {error:.1f}%), with "
-            f"{100 * share:.0f}% of the simulations of a grid of {BRUTE_RATES} rates with "
-            f"{BRUTE_REPLICATES} replicates each.",
-            *([] if only else _verdict_table(found)),
+            f"All {len(runs)} together: {100 * coverage:.1f}% (standard error {error:.1f}%), with "
+            f"{100 * brute:.0f}% of the simulations of a grid of {BRUTE_RATES} rates with as many "
+            "replicates each.",
+            "",
+            "| true margin (%) | tries | right claim (%) | wrong claim (%) | margins covered (%) |",
+            "|---|---|---|---|---|",
+            *verdict_lines(list(fields(found, done, truth))),
             "",
         ]
     )
+
+
+def read(path: Path) -> tuple[dict[str, list[dict]], dict[str, float]]:
+    done: dict[str, list[dict]] = {}
+    truth: dict[str, float] = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        line = json.loads(text)
+        if "truth" in line:
+            truth[line["case"]] = line["truth"]
+        else:
+            done.setdefault(line["case"], []).append(line)
+    return done, truth
+
+
+@click.command()
+@click.option("--seeds", type=int, default=60, show_default=True, help="Searches of each case.")
+@click.option("--only", default="", help="Only cases whose name holds this.")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default="benchmark_decide.jsonl",
+    show_default=True,
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Markdown file of the tables.")
+def main(seeds: int, only: str, results: Path, output: Path | None) -> None:
+    """Measure coverage of capacity intervals, and how often verdicts err."""
+    found = [case for case in cases() if only in case.name]
+    done, truth = read(results)
+    had = {(line["case"], line["seed"]) for runs in done.values() for line in runs}
+    left: list[tuple[Case, int | None]] = []
+    for batching in (False, True):  # the cheap ones first
+        those = [case for case in found if ("serving" in case.settings) == batching]
+        left += [(case, None) for case in those if seeds and case.name not in truth]
+        left += [(c, s) for s in range(seeds) for c in those if (c.name, s) not in had]
+    for case, seed in left:
+        line = case.find_truth() if seed is None else case.search(seed)
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    text = report(found, *read(results))
     click.echo(text)
     if output is not None:
         output.write_text(text, encoding="utf-8")

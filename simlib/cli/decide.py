@@ -66,6 +66,8 @@ _OVERHEADS = {"step_overhead_s": 0.0015, "sequence_overhead_s": 50e-6}
 @click.option("--cores", type=click.IntRange(1), help="Worker processes.  [default: all]")
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), default="results",
               show_default=True, help="Where simulations are kept, and found again.")  # fmt: skip
+@click.option("--keep-requests", is_flag=True,
+              help="Also keep the requests of each simulation: gigabytes.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
 @click.option("--commands", is_flag=True, help="Also print how to start the best of each.")
 def main(results: Path, cores: int | None, as_json: bool, commands: bool, **given: Any) -> None:
@@ -73,8 +75,9 @@ def main(results: Path, cores: int | None, as_json: bool, commands: bool, **give
 
     Every monolithic deployment and every prefill:decode split that uses the GPUs is simulated at
     the rates that its capacity needs: the highest rate at which enough requests are within all
-    parts of the SLO. Simulations are kept in --results: an interrupted run goes on where it
-    was, and a changed question reuses what it can.
+    parts of the SLO; those that may be the best are found to --precision, the others coarsely.
+    What each simulation says is kept in --results: an interrupted run goes on where it was, and a
+    changed question reuses what it can.
     """
     from simlib.core.config import SimConfig
     from simlib.study.decide.decide import decide
@@ -102,6 +105,8 @@ def _told(done: int, total: int, name: str, found: dict[str, Any] | None) -> Non
         return
     capacity = found.get("capacity_per_s")
     said = f"{capacity:.3g} requests/s" if capacity is not None else "cannot meet the SLO"
+    if found.get("behind"):
+        said += ", not among the best"
     if "rate_per_s" in found:
         said = str(found["gpus"] or "more than there are")
     click.echo(f"[{done}/{total}] {name}: {said}", file=sys.stderr)
@@ -138,6 +143,7 @@ def _decision(given: dict[str, Any]) -> dict[str, Any]:
         "rate_per_s": given["rate"],
         "accuracy": {"relative": given["precision"]},
         "prices": dict(_price(text) for text in given["price"]),
+        "keep_requests": given["keep_requests"],
     }
 
 

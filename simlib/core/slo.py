@@ -6,14 +6,22 @@ OSDI 2024, arXiv:2401.09670). One that was rejected, or has not finished, meets 
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from simlib.core.config import SimConfig
-from simlib.core.records import RequestRecords, Status, e2e_s, in_window, tpot_s, ttft_s
+from simlib.core.records import (
+    RequestRecords,
+    Status,
+    TtftDefinition,
+    e2e_s,
+    in_window,
+    tpot_s,
+    ttft_s,
+)
 from simlib.core.sampling import sample_classes
 from simlib.core.validation import ConfigModel, FiniteFloat, PositiveFloat
 from simlib.errors import InvalidParameterError
@@ -32,6 +40,20 @@ class Limits(ConfigModel):
     """Mean time per output token after the first, seconds; one-token outputs meet any."""
     e2e_s: PositiveFloat | None = None
     """Time to the last token, seconds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_of_every_run(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if str(key).startswith("itl"):
+                    raise InvalidParameterError(
+                        key,
+                        data[key],
+                        "left out: single gaps between tokens are kept by runs with a timeline, "
+                        "which searches do without; tpot_s limits their mean in each request",
+                    )
+        return data
 
     @property
     def parts(self) -> dict[str, float]:
@@ -77,7 +99,11 @@ class Slo(Limits):
 
 
 def within_parts(
-    records: RequestRecords, config: SimConfig, slo: Slo, replicate: int = 0
+    records: RequestRecords,
+    config: SimConfig,
+    slo: Slo,
+    replicate: int = 0,
+    ttft_definition: TtftDefinition | None = None,
 ) -> dict[str, Mask]:
     """Return by part which requests of the window meet that part's limit.
 
@@ -89,6 +115,8 @@ def within_parts(
         Of one run.
     replicate
         Which one: the classes of its requests depend on it.
+    ttft_definition
+        Where TTFT ends; default: as the configuration says.
 
     Returns
     -------
@@ -97,7 +125,7 @@ def within_parts(
     counted = records.select(in_window(records, config.warmup_seconds, config.sim_seconds))
     finished = counted.status == Status.FINISHED
     values = {
-        "ttft_s": ttft_s(counted, config.ttft_definition),
+        "ttft_s": ttft_s(counted, ttft_definition or config.ttft_definition),
         "tpot_s": np.nan_to_num(tpot_s(counted), nan=0.0),  # one token: no gap to wait for
         "e2e_s": e2e_s(counted),
     }

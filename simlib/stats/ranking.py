@@ -1,7 +1,8 @@
 r"""The best of a field, and how much better: ranking and selection with paired samples.
 
 Each system has one value per replicate, and replicate k of all systems is made of the same random
-numbers, so differences are taken replicate by replicate. A field has many pairs, but a claim about
+numbers, so what two systems share counts for their difference. Systems may differ in their number
+of replicates: those that are far behind need few. A field has many pairs, but a claim about
 its best needs only those pairs that contain the (unknown) best: k - 1 one-sided intervals, not
 k (k - 1) / 2, made simultaneous by Bonferroni, which holds whatever the correlation that common
 random numbers bring.
@@ -67,8 +68,7 @@ def rank(
     Parameters
     ----------
     samples
-        By system one value per replicate, shape (replicates,). Systems are compared over the
-        replicates that all have.
+        By system one value per replicate, shape (replicates,); not all need equally many.
     indifference
         Differences up to this do not matter, in the unit of the values.
 
@@ -78,9 +78,9 @@ def rank(
         For no systems, a negative indifference, or a level outside (0, 1).
     """
     _check(indifference, level)
-    values = _common(list(samples.values()))
+    values = _columns(list(samples.values()))
     names = list(samples)
-    means = values.mean(axis=1)
+    means = np.array([column.mean() for column in values])
     best = float(means.max())
     lows, highs = _bounds(values, values, (1.0 - level) / max(1, len(names) - 1))
     standings = []
@@ -92,8 +92,8 @@ def rank(
             continue
         gap = float(means[i] - means[others].max())
         low, high = float(lows[i, others].min()), float(highs[i, others].min())
-        method = f"multiple comparisons with the best, {values.shape[1]} replicates"
-        behind = Interval(min(low, 0.0), gap, max(high, 0.0), method)
+        method = f"multiple comparisons with the best, {values[i].size} replicates"
+        behind = Interval(min(low, gap, 0.0), gap, max(high, gap, 0.0), method)
         tied = high >= 0.0 or best - float(means[i]) <= indifference
         standings.append(Standing(name, float(means[i]), behind, tied))
     return sorted(standings, key=lambda standing: -standing.estimate)
@@ -132,17 +132,17 @@ def duel(
     if not first or not second:
         counts = [len(first), len(second)]
         raise InvalidParameterError("systems", counts, "at least one in each group")
-    both = _common([*first.values(), *second.values()])
-    a, b = both[: len(first)], both[len(first) :]
+    a, b = _columns(list(first.values())), _columns(list(second.values()))
     lows, _ = _bounds(a, b, (1.0 - level) / 2.0 / len(a))
     _, highs = _bounds(a, b, (1.0 - level) / 2.0 / len(b))
-    best_a, best_b = int(np.argmax(a.mean(axis=1))), int(np.argmax(b.mean(axis=1)))
+    best_a, best_b = (int(np.argmax([column.mean() for column in group])) for group in (a, b))
+    replicates = min(a[best_a].size, b[best_b].size)
     estimate = float(a[best_a].mean() - b[best_b].mean())
     margin = Interval(
-        float(lows.min(axis=1).max()),
+        min(float(lows.min(axis=1).max()), estimate),
         estimate,
-        float(highs.min(axis=1).max()),
-        f"paired, best of {len(a)} against best of {len(b)}, {both.shape[1]} replicates",
+        max(float(highs.min(axis=1).max()), estimate),
+        f"paired, best of {len(a)} against best of {len(b)}, {replicates} replicates",
     )
     claim: Claim = "too close to call"
     if margin.low > 0.0 and estimate > indifference:
@@ -152,28 +152,81 @@ def duel(
     return Duel(margin, claim, list(first)[best_a], list(second)[best_b])
 
 
-def _bounds(first: Floats, second: Floats, one_sided: float) -> tuple[Floats, Floats]:
-    """Return lower and upper bounds of all paired differences, each erring with `one_sided`.
+def contenders(
+    samples: Mapping[str, Floats], *, indifference: float = 0.0, level: float = 0.99
+) -> set[str]:
+    """Return the systems that may be the best, or within `indifference` of it, of a field.
 
-    Shapes (first, replicates) and (second, replicates) give (first, second).
+    A first stage with few replicates: the others need no more. The best one is wrongly left out
+    with a probability of at most 1 - `level`, whatever the number of systems, because only the
+    pairs that contain it can err.
+
+    Raises
+    ------
+    InvalidParameterError
+        For no systems, a negative indifference, or a level outside (0, 1).
     """
-    n = first.shape[1]
-    differences = first[:, None, :] - second[None, :, :]
-    means = differences.mean(axis=2)
-    half = t_quantile(1.0 - 2.0 * one_sided, n - 1) * differences.std(axis=2, ddof=1) / math.sqrt(n)
-    return means - half, means + half
+    _check(indifference, level)
+    values = _columns(list(samples.values()))
+    _, highs = _bounds(values, values, (1.0 - level) / max(1, len(values) - 1))
+    return {
+        name
+        for name, row in zip(samples, highs.min(axis=1), strict=True)
+        if float(row) >= -indifference
+    }
 
 
-def _common(samples: Sequence[Floats]) -> Floats:
-    """Return the samples over the replicates that all have, shape (systems, replicates)."""
+def _bounds(
+    first: Sequence[Floats], second: Sequence[Floats], one_sided: float
+) -> tuple[Floats, Floats]:
+    r"""Return lower and upper bounds of all differences of means, each erring with `one_sided`.
+
+    Of two systems with n and k replicates, m of them common, either the paired difference over
+    the m, with :math:`s_{a-b}^2 / m`, or the difference of both means over all they have, with
+    :math:`s_a^2 / n + s_b^2 / k - 2 m s_{ab} / (n k)`: whichever varies less.
+    Shape (first, second).
+    """
+    sizes = [np.array([column.size for column in group]) for group in (first, second)]
+    means = [np.array([column.mean() for column in group]) for group in (first, second)]
+    errors = [
+        np.array([np.var(column, ddof=1) / column.size for column in group])
+        for group in (first, second)
+    ]
+    common = np.minimum.outer(sizes[0], sizes[1])
+    difference, variance = np.subtract.outer(means[0], means[1]), np.add.outer(errors[0], errors[1])
+    quantile = np.empty(common.shape)
+    for m in np.unique(common):
+        (a, at_a), (b, at_b) = (_first(group, int(m)) for group in (first, second))
+        shared = (a @ b.T) / (m - 1)
+        own = np.add.outer((a**2).sum(axis=1), (b**2).sum(axis=1)) / (m - 1)
+        paired = (own - 2.0 * shared) / m
+        all_ = variance - 2.0 * m * shared / np.multiply.outer(sizes[0], sizes[1])
+        those = common == m
+        better = those & (paired < all_)
+        variance = np.where(those, np.minimum(paired, all_), variance)
+        difference = np.where(better, np.subtract.outer(at_a, at_b), difference)
+        quantile[those] = t_quantile(1.0 - 2.0 * one_sided, int(m) - 1)
+    half = quantile * np.sqrt(np.maximum(variance, 0.0))
+    return difference - half, difference + half
+
+
+def _first(group: Sequence[Floats], m: int) -> tuple[Floats, Floats]:
+    """Return the first m values of each less their mean, and the means; 0 for those with fewer."""
+    means = np.array([c[:m].mean() if c.size >= m else 0.0 for c in group])
+    rows = [
+        c[:m] - mean if c.size >= m else np.zeros(m) for c, mean in zip(group, means, strict=True)
+    ]
+    return np.array(rows), means
+
+
+def _columns(samples: Sequence[Floats]) -> list[Floats]:
     columns = [as_column(sample) for sample in samples]
     n = min((column.size for column in columns), default=0)
     if n < FEWEST_PAIRS:
         raise InvalidParameterError("replicates", n, f"at least {FEWEST_PAIRS} of each system")
-    values = np.array([column[:n] for column in columns])
-    if not np.all(np.isfinite(values)):
+    if not all(np.all(np.isfinite(column)) for column in columns):
         raise InvalidParameterError("samples", "a value that is not finite", "finite numbers")
-    return values
+    return columns
 
 
 def _check(indifference: float, level: float) -> None:

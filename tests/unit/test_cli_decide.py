@@ -28,7 +28,7 @@ def test_the_answer_is_a_few_lines_and_progress_goes_to_stderr(results):
     assert len(lines) <= 10
     assert "TTFT <= 1 s for 95% of the requests" in lines[0]
     assert lines[1].startswith("Verdict: ")
-    assert "[2/2]" in done.stderr
+    assert "[4/4]" in done.stderr  # both, then both again: at first coarsely
     assert "requests/s" in done.stderr
 
 
@@ -58,6 +58,7 @@ def test_lengths_and_other_keys_are_set(results):
     [
         (["--gpus", "2"], "--ttft, --tpot or --e2e"),
         (["--gpus", "two", "--ttft", "1"], "NxGPU such as 8xh100_sxm"),
+        (["--gpus", "0", "--ttft", "1"], "deployments.gpus must be a whole number, >= 1"),
         (
             ["--gpus", "2", "--ttft", "1", "--attainment", "1.5"],
             "slo.attainment must be > 0 and < 1",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from simlib.core.config import SimConfig
 from simlib.core.records import TTFT_PARTS
 from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
+from simlib.latency import catalog
 from simlib.study.decide import costs
 from simlib.study.decide.answer import answer, bottleneck
 from simlib.study.decide.decide import decide
@@ -25,7 +29,7 @@ from simlib.study.decide.words import ten_lines
 from simlib.study.plan.cases import cases_of
 from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
 from simlib.study.plan.deployments import deployments_of
-from simlib.study.plan.searches import search_id, search_request
+from simlib.study.plan.searches import SCREENING, search_id, search_request
 
 LLAMA = {"serving": "batching", "latency": {"model": "llama-3.1-70b"}}
 SHORT = {"sim_seconds": 300.0, "warmup_seconds": 60.0}
@@ -200,21 +204,42 @@ def test_the_capacity_of_mm1_is_its_closed_form(tmp_path):
     assert found["capacity_per_s"] == pytest.approx(0.7, rel=0.05)
 
 
-def test_simulations_are_ordinary_points_and_are_never_made_twice(tmp_path, monkeypatch):
+def test_simulations_are_ordinary_points_and_are_never_made_twice(tmp_path):
     made = []
     request = search_request(mm1(), Slo(ttft_s=10.0), Accuracy(**COARSE), "one")
     first = search_capacity(request, tmp_path, lambda: made.append(1))
-    files = list(tmp_path.glob("points/*/r*.npz"))
-    assert len(files) == len(made) > 10
+    files = sorted(tmp_path.glob("points/*/attained-*.json"))
+    assert sum(first["points"].values()) == len(made) > 10
+    assert {file.parent.name for file in files} == set(first["points"])
+    assert not list(tmp_path.glob("points/*/r*.npz"))  # thousands of them would fill the disk
     again = search_capacity(request, tmp_path, lambda: pytest.fail("simulated again"))
     assert again == first
     files[3].write_bytes(b"damaged")  # a killed or broken result is made again, the rest is not
     count = len(made)
     assert search_capacity(request, tmp_path, lambda: made.append(1)) == first
-    assert len(made) == count + 1
+    assert len(made) == count + first["points"][files[3].parent.name]
     for row in first["rates"]:
-        assert (tmp_path / "points" / row["point_id"] / "r0.npz").is_file()
+        assert row["point_id"] in first["points"]
         assert row["rate_per_s"] == snapped(row["rate_per_s"])
+
+
+def test_what_a_finer_search_left_does_not_change_a_coarser_one(tmp_path):
+    def request(**accuracy):
+        return search_request(mm1(), Slo(ttft_s=10.0), Accuracy(**accuracy), "one")
+
+    first = search_capacity(request(**COARSE), tmp_path / "one")
+    search_capacity(request(relative=0.03, max_replicates=30), tmp_path / "two")
+    assert search_capacity(request(**COARSE), tmp_path / "two") == first
+
+
+def test_requests_are_kept_where_that_is_asked_for_and_read_where_they_are(tmp_path):
+    config, slo = mm1(), Slo(ttft_s=10.0)
+    kept = Load(config, slo, tmp_path, keep_requests=True)
+    kept.measure(0.5, 2)
+    (point,) = kept.points()
+    assert len(list((tmp_path / "points" / point).glob("r*.npz"))) == 2
+    other = Load(config, Slo(ttft_s=9.0), tmp_path, lambda: pytest.fail("simulated again"))
+    other.measure(0.5, 2)
 
 
 def test_an_slo_below_the_service_time_is_never_met_and_says_what_is_given(tmp_path):
@@ -376,13 +401,17 @@ def test_the_bottleneck_is_where_late_requests_spend_their_time():
     assert of(transfer_wait_s=5.0, transfer_s=0.1, rate=9.0) == "link"
 
 
-def crafted(**shifts):
-    """Return an answer to a case whose deployments have these capacities (None: never)."""
+def crafted(elsewhere=None, **shifts):
+    """Return an answer to a case whose deployments have these capacities (None: never).
+
+    `elsewhere` has their capacities where TTFT ends at the prefill's end.
+    """
     case = {"coordinates": {}, "slo": Slo(ttft_s=1.0).to_dict(), "left_out": {}, "deployments": []}
     searches = []
     spread = 0.01 * np.random.default_rng(0).standard_normal(12)
     unloaded = {"attainment": 0.9, "p50_ttft_s": 2.0, "p50_tpot_s": 0.02, "missed": {"ttft_s": 0.1},
-                "late_parts_s": dict.fromkeys(TTFT_PARTS, 0.1), "rate_per_s": 1.0}  # fmt: skip
+                "late_parts_s": dict.fromkeys(TTFT_PARTS, 0.1), "rate_per_s": 1.0,
+                "replicates": 3}  # fmt: skip
     for i, (name, capacity) in enumerate(shifts.items()):
         mode = "mono" if name.startswith("m") else "disagg"
         config = SimConfig(mode=mode)
@@ -397,8 +426,13 @@ def crafted(**shifts):
              "outcome": "never" if never else "found",
              "capacity_per_s": capacity, "capacity_per_s_low": capacity,
              "capacity_per_s_high": capacity, "reason": "", "replicates": 12,
-             "log_pseudo_values": log, "rates": []}
+             "log_pseudo_values": log, "rates": [], "definitions": {}}
         )  # fmt: skip
+        if elsewhere is not None:
+            there = (math.log(elsewhere[name]) + np.roll(spread, i)).tolist()
+            searches[-1]["definitions"]["prefill_end"] = {
+                "capacity_per_s": elsewhere[name], "log_pseudo_values": there,
+            }  # fmt: skip
     return answer(case, searches, Accuracy(), {})
 
 
@@ -423,6 +457,62 @@ def test_every_outcome_has_its_words(capacities, claim):
         assert "without load" in "\n".join(lines)
 
 
+def test_a_verdict_that_turns_where_ttft_ends_elsewhere_says_so():
+    turned = crafted({"m1": 10.0, "d1": 12.0}, m1=10.0, d1=8.0)
+    assert turned["verdict"]["claim"] == "do not disaggregate"
+    assert turned["other_definitions"]["prefill_end"]["claim"] == "disaggregate"
+    assert turned["other_definitions"]["prefill_end"]["disagg_capacity_per_s"] == 12.0
+    (line,) = [one for one in ten_lines(turned, SimConfig()) if one.startswith("How sure")]
+    assert "the verdict depends on that: prefill_end: disaggregate (+20." in line
+    same = crafted({"m1": 10.0, "d1": 7.0}, m1=10.0, d1=8.0)
+    (line,) = [one for one in ten_lines(same, SimConfig()) if one.startswith("How sure")]
+    assert "at prefill_end the verdict is the same" in line
+
+
+def test_capacities_are_found_for_every_definition_of_ttft_that_a_limit_depends_on(tmp_path):
+    # decode is slow, and its queue long: TTFT that ends before it is kept to a higher rate
+    config = SimConfig.from_dict(
+        {**SHORT, "cluster_disagg": {"prefill_gpus": 2, "decode_gpus": 2}, "sim_seconds": 900.0}
+    )
+    found = found_by(config, Slo(ttft_s=1.0), tmp_path, **COARSE)
+    assert set(found["definitions"]) == {"prefill_end", "transfer_end"}
+    early = found["definitions"]["prefill_end"]["capacity_per_s"]
+    assert early > 1.5 * found["capacity_per_s"]
+    own = SimConfig.from_dict({**config.to_dict(), "ttft_definition": "prefill_end"})
+    alone = found_by(own, Slo(ttft_s=1.0), tmp_path, **COARSE)
+    assert early == pytest.approx(alone["capacity_per_s"], rel=0.1)
+    assert found_by(config, Slo(e2e_s=20.0), tmp_path, **COARSE)["definitions"] == {}
+
+
+def test_only_those_that_may_be_the_best_are_found_exactly(tmp_path):
+    decision = Decision.from_dict(
+        {
+            "slo": {"ttft_s": 1.0},
+            "deployments": {"gpus": 4},
+            "accuracy": {"relative": 0.03, "max_replicates": 40},
+        }
+    )
+    told = []
+    ((case, said),) = decide(
+        {**SHORT, "sim_seconds": 600.0},
+        decision,
+        tmp_path,
+        cores=1,
+        told=lambda done, total, name, found: told.append((done, total, found["behind"])),
+    )
+    lines = {line["deployment"]: line for line in said["deployments"]}
+    assert len(case.jobs) == 2 * len(lines) == told[-1][0] == told[-1][1]
+    best = said["verdict"]["disagg"]
+    behind = [n for n, line in lines.items() if line["architecture"] == "disagg" and n != best]
+    most = SCREENING.max_replicates
+    assert all(lines[name]["replicates"] <= most for name in behind)
+    assert lines[best]["replicates"] > most
+    assert lines["4 GPUs"]["replicates"] > most  # alone in its architecture
+    half = (lines[best]["capacity_per_s_high"] - lines[best]["capacity_per_s_low"]) / 2.0
+    assert half <= 0.03 * lines[best]["capacity_per_s"] or lines[best]["replicates"] == 40
+    assert sum(is_behind for *_, is_behind in told) == len(behind)
+
+
 # ---- break points, costs, recipes ----
 
 
@@ -439,6 +529,16 @@ def test_a_break_point_makes_a_decision_of_every_combination():
     assert [c.deployments[0].config.prompt_tokens.mean for c in cases] == [5.0] * 3 + [6.0] * 3
     with pytest.raises(InvalidParameterError, match=r"prompt_tokens\.sigma -1"):
         cases_of({}, decision.model_copy(update={"break_point": {"prompt_tokens.sigma": [-1]}}))
+
+
+def test_levels_that_yaml_takes_for_texts_are_numbers():
+    decision = Decision(
+        slo=Slo(ttft_s=1.0),
+        deployments=DeploymentSpace(gpus=2),
+        break_point={"slo.ttft_s": ["5e-1", 2], "prompt_tokens.mode": ["lognormal"]},
+    )
+    levels = decision.break_point
+    assert levels == {"slo.ttft_s": [0.5, 2], "prompt_tokens.mode": ["lognormal"]}
 
 
 def test_the_users_price_wins_over_the_lists():
@@ -462,11 +562,17 @@ def test_energy_is_a_bound_where_the_power_is_known():
     assert costs.energy({"gpu": 8}, 1000.0) is None
 
 
-def test_prices_have_a_date_and_a_source():
-    for price in costs.prices().values():
-        assert 0 < price.low <= price.high
-        assert len(price.date) == 7
-        assert len(price.source) > 10
+def test_every_price_has_a_gpu_of_the_catalog_a_date_and_a_source():
+    text = (Path(costs.__file__).parent / "prices.csv").read_text(encoding="utf-8")
+    offers = list(csv.DictReader(text.splitlines()))
+    for offer in offers:
+        assert offer["gpu"] in catalog.gpu_names()
+        assert re.fullmatch(r"20\d\d-\d\d", offer["date"])
+        assert offer["offer"]
+        assert re.search(r"as \w+ on 20\d\d-\d\d-\d\d in ", offer["source"])
+    for gpu, price in costs.prices().items():
+        its = [float(offer["usd_per_gpu_hour"]) for offer in offers if offer["gpu"] == gpu]
+        assert (price.low, price.high) == (min(its), max(its))
 
 
 def test_recipes_hold_the_settings_that_were_simulated_and_no_others():

@@ -97,7 +97,10 @@ def test_a_break_point_has_a_line_and_a_panel_for_each_combination(tmp_path):
         ({"sweep": {"grid": {"mode": ["mono"]}}}, "sweep must be left out: it is of a sweep"),
         ({"precision": {}}, "precision must be left out"),
         ({"slo": {"ttft_s": 1.0, "attainment": 1.5}}, "slo.attainment must be > 0 and < 1"),
-        ({"deployments": {"gpu": 2}}, "deployments"),
+        ({"deployments": {"gpu": 2}}, r"deployments\.gpus must be given"),
+        ({"deployments": {"gpus": 0}}, r"deployments\.gpus must be a whole number, >= 1"),
+        ({"deployments": {"gpus": {"h100_sxm": 1.5}}}, r"deployments\.gpus\.h100_sxm must be a wh"),
+        ({"deployments": {"gpus": {}}}, r"deployments\.gpus must be a number"),
         ({"break_point": {"a": [1], "b": [1], "c": [1]}}, "one or two keys"),
         ({"break_point": {"slo.ttft": [1.0]}}, "slo.ttft"),
         ({"prices": {"h100": 2.0}}, "prices must be for one of"),
@@ -139,7 +142,7 @@ def test_the_page_lists_every_key_of_a_decision_with_its_default():
     assert listed.keys() == known.keys()
     for key, field in known.items():
         if isinstance(field.default, (int, float)):
-            assert listed[key] == f"`{field.default}`"
+            assert listed[key] == f"`{json.dumps(field.default)}`"
 
 
 def test_the_page_names_every_column_that_tables_have(tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from simlib.errors import InvalidParameterError
-from simlib.stats.ranking import duel, rank
+from simlib.stats.intervals import t_quantile
+from simlib.stats.ranking import contenders, duel, rank
 
 
 def field(means, n=12, noise=0.02, own=0.01, seed=0):
@@ -93,10 +94,48 @@ def test_the_interval_of_the_margin_covers_though_both_bests_are_chosen():
     assert held / 400 >= 0.93
 
 
-def test_fields_compare_over_the_replicates_that_all_have():
-    samples = field({"a": 0.0, "b": 0.3})
-    samples["a"] = samples["a"][:8]
-    assert "8 replicates" in rank(samples)[0].behind_best.method
+def test_replicates_that_only_one_has_make_its_own_mean_surer():
+    samples = field({"a": 0.0, "b": 0.3}, n=40)
+    short = samples | {"a": samples["a"][:8]}
+    found = duel({"b": samples["b"]}, {"a": short["a"]})
+    assert found.margin.estimate == pytest.approx(samples["b"].mean() - short["a"].mean())
+    paired = duel({"b": samples["b"][:8]}, {"a": short["a"]}).margin
+    assert paired.half_width == pytest.approx(_paired_half_width(samples["b"][:8] - short["a"]))
+
+
+def test_one_that_stopped_early_is_paired_over_what_it_has():
+    samples = field({"a": 0.0, "b": 0.3}, n=100, noise=0.5, own=0.005)
+    margin = duel({"b": samples["b"]}, {"a": samples["a"][:12]}).margin
+    paired = _paired_half_width(samples["b"][:12] - samples["a"][:12])
+    centre = float(np.mean(samples["b"][:12] - samples["a"][:12]))
+    assert min(abs(margin.low - (centre - paired)), abs(margin.high - (centre + paired))) < 1e-9
+    assert not rank({"a": samples["a"][:12], "b": samples["b"]})[1].tied
+
+
+def _paired_half_width(differences):
+    n = differences.size
+    return t_quantile(0.95, n - 1) * differences.std(ddof=1) / np.sqrt(n)
+
+
+def test_the_interval_of_a_margin_covers_though_one_side_has_fewer_replicates():
+    held = 0
+    for seed in range(600):
+        samples = field({"a": 0.0, "b": 0.02}, n=30, noise=0.02, own=0.02, seed=seed)
+        held += duel({"b": samples["b"]}, {"a": samples["a"][:10]}).margin.contains(0.02)
+    assert 0.93 <= held / 600 <= 0.985
+
+
+def test_contenders_are_those_that_may_be_the_best_or_as_good():
+    samples = field({"a": 0.0, "b": 0.3, "c": 0.298, "d": 0.27}, own=0.002)
+    assert contenders(samples) == {"b", "c"}
+    assert contenders(samples, indifference=0.04) == {"b", "c", "d"}
+    assert contenders(field({"a": 0.0})) == {"a"}
+
+
+def test_the_best_is_hardly_ever_left_out_of_the_contenders():
+    truth = {f"s{i}": -0.004 * i for i in range(10)}
+    left_out = sum("s0" not in contenders(field(truth, seed=seed)) for seed in range(400))
+    assert left_out / 400 <= 0.02
 
 
 @pytest.mark.parametrize(

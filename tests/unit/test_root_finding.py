@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from simlib.errors import InvalidParameterError
+from simlib.stats.curve import skewness
+from simlib.stats.intervals import t_quantile
 from simlib.stats.root_finding import FEWEST_REPLICATES, Attainment, find_capacity
+
+CONFIRMED = math.ceil(1.5 * FEWEST_REPLICATES)
+"""Replicates of a search whose first ones are precise enough."""
 
 
 class Curve:
@@ -37,7 +42,7 @@ def test_an_exact_curve_gives_its_root_from_wherever_it_starts(start):
     assert found.outcome == "found"
     assert found.interval.estimate == pytest.approx(10.0, rel=1e-6)
     assert found.interval.half_width == pytest.approx(0.0, abs=1e-6)
-    assert found.replicates == FEWEST_REPLICATES
+    assert found.replicates == CONFIRMED
 
 
 def test_the_interval_holds_the_root_and_is_as_narrow_as_asked():
@@ -54,7 +59,31 @@ def test_replicates_grow_until_the_interval_is_narrow_and_no_further():
     wide = search(Curve(noise=1.0, slope=0.1), relative=0.01, max_replicates=30)
     assert wide.replicates == 30
     assert wide.interval.relative_half_width > 0.01
-    assert search(Curve(noise=0.05), relative=0.05).replicates == FEWEST_REPLICATES
+    assert search(Curve(noise=0.05), relative=0.05).replicates == CONFIRMED
+
+
+def test_a_width_counts_only_if_half_as_many_replicates_again_confirm_it():
+    curve = Curve(noise=0.3)
+    curve.factor[:FEWEST_REPLICATES] = 1.0  # the first ones happen to agree
+    found = search(curve, relative=0.02, max_replicates=100)
+    assert found.replicates > CONFIRMED
+    assert found.interval.relative_half_width <= 0.02
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interval_is_never_narrower_than_students_and_wider_where_replicates_are_skewed(seed):
+    found = search(Curve(noise=0.8, slope=0.3, seed=seed), relative=0.01, max_replicates=24)
+    values = found.log_pseudo_values
+    student = t_quantile(0.95, values.size - 1) * np.std(values, ddof=1) / math.sqrt(values.size)
+    below, above = (
+        math.log(found.interval.estimate / found.interval.low),
+        math.log(found.interval.high / found.interval.estimate),
+    )
+    skew = skewness(values - np.mean(values))
+    assert below >= student * (1 - 1e-9)
+    assert above >= student * (1 - 1e-9)
+    longer = above if skew > 0 else below
+    assert longer > student * (1.0 + 0.1 * abs(skew))
 
 
 def test_few_replicates_are_spent_away_from_the_root():

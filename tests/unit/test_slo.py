@@ -99,3 +99,10 @@ def test_bad_objectives_are_named(slo, name):
     with pytest.raises(InvalidParameterError) as caught:
         Slo.from_dict(slo)
     assert caught.value.name == name
+
+
+@pytest.mark.parametrize("slo", [{"itl_p99_s": 0.1}, {"classes": {"chat": {"itl_p99_s": 0.1}}}])
+def test_a_limit_of_single_gaps_is_refused_with_the_reason(slo):
+    with pytest.raises(InvalidParameterError, match="tpot_s limits their mean") as caught:
+        Slo.from_dict({"ttft_s": 1.0, **slo})
+    assert caught.value.name.endswith("itl_p99_s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -48,21 +49,44 @@ def test_every_deployment_is_a_job_and_nothing_runs_twice(decision: Workspace) -
     assert json.loads((tables / "decision.json").read_text())["cases"][0]["fewest_gpus"]["gpus"]
 
 
-def test_a_damaged_outcome_and_a_lost_simulation_are_made_again(decision: Workspace) -> None:
+def test_a_damaged_outcome_and_a_lost_measurement_are_made_again(decision: Workspace) -> None:
     decision.run()
     before = decision.results()
-    damaged = next(
+    outcomes = [
         path
         for path in (decision.folder / "results/capacity").glob("*.json")
         if "request" not in path.name
-    )
-    damaged.write_text("{")
-    lost = next(decision.folder.glob("results/points/*/r0.npz"))
-    lost.unlink()
+    ]
+    outcomes[0].write_text("{")
+    next(decision.folder.glob("results/points/*/attained-*.json")).unlink()
     ran = decision.run()
-    assert ran["capacity"] >= 1
+    assert ran["capacity"] == 1
     assert decision.results() == before
-    assert lost.is_file() or ran["capacity"] == 1
+
+
+def test_a_second_round_finds_those_exactly_that_may_be_the_best(decision: Workspace) -> None:
+    decision.study["accuracy"] = {"relative": 0.05, "max_replicates": 40}
+    ran = decision.run()
+    assert ran["capacity"] == 6  # three coarsely, and three that go on or repeat
+    assert decision.run() == {}
+    table = decision.folder / "results/studies/rates/tables/capacity.csv"
+    lines = list(csv.DictReader(table.read_text().splitlines()))
+    replicates = sorted(int(line["replicates"]) for line in lines)
+    assert replicates[0] <= 18 < replicates[-1]
+    decision.study["accuracy"]["relative"] = 0.04  # the first round stays as it is
+    assert decision.run() == {"capacity": 3, "tables": 1, "figures": 1}
+
+
+def test_the_report_has_a_section_with_the_answer_in_words(decision: Workspace) -> None:
+    decision.run()
+    answer = decision.folder / "results/studies/rates/tables/answer.html"
+    assert "<strong>Verdict: " in answer.read_text()
+    made = decision.snakemake("--report", "report.html")
+    assert made.returncode == 0, made.stdout + made.stderr
+    report = (decision.folder / "report.html").read_text()
+    assert '"answer.html"' in report
+    assert "highest rate at which it keeps the" in report  # captions are of decisions
+    assert "Every simulated point of the study" not in report
 
 
 def test_what_does_not_fit_is_one_line_before_anything_runs(decision: Workspace) -> None:

@@ -73,6 +73,7 @@ def answer(
         "coordinates": case["coordinates"],
         "slo": case["slo"],
         "verdict": _verdict(case, lines, samples, accuracy, slo),
+        "other_definitions": _elsewhere(case, searches, accuracy),
         "best": best,
         "tied_with_best": [line["deployment"] for line in lines if line["tied"]],
         "deployments": lines,
@@ -84,7 +85,9 @@ def answer(
             for architecture, line in best.items()
             if line is not None
         },
-        "simulations": sum(row["replicates"] for found in searches for row in found["rates"]),
+        "simulations": sum(
+            row["replicates"] for found in searches for row in (found["unloaded"], *found["rates"])
+        ),
     }
 
 
@@ -175,6 +178,44 @@ def _samples(lines: Sequence[Found], searches: Sequence[Found]) -> dict[str, Any
     }
 
 
+def _sides(case: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the samples by architecture."""
+    sides: dict[str, dict[str, Any]] = {"disagg": {}, "mono": {}}
+    for one in case["deployments"]:
+        if one["name"] in samples:
+            sides[one["architecture"]][one["name"]] = samples[one["name"]]
+    return sides
+
+
+def _elsewhere(
+    case: Mapping[str, Any], searches: Sequence[Found], accuracy: Accuracy
+) -> dict[str, dict[str, Any]]:
+    """Return the verdict where TTFT ends elsewhere, by definition, from the first round's searches.
+
+    Those stop at a coarser interval: a claim here may be too close to call though it is none there.
+    """
+    found = {}
+    for definition in dict.fromkeys(name for one in searches for name in one["definitions"]):
+        its = [one["definitions"].get(definition) for one in searches]
+        samples = {
+            deployment["name"]: np.array(one["log_pseudo_values"]) - math.log(deployment["gpus"])
+            for deployment, one in zip(case["deployments"], its, strict=True)
+            if one is not None and one["log_pseudo_values"]
+        }
+        sides = _sides(case, samples)
+        if all(sides.values()):
+            said = _duel(sides, accuracy)
+            found[definition] = said | {
+                f"{side}_capacity_per_s": next(
+                    one["capacity_per_s"]
+                    for deployment, one in zip(case["deployments"], its, strict=True)
+                    if one is not None and deployment["name"] == said[side]
+                )
+                for side in ("mono", "disagg")
+            }
+    return found
+
+
 def _standing(standing: Standing | None) -> dict[str, Any]:
     if standing is None:
         return {"behind_best": None, "behind_best_low": None, "behind_best_high": None,
@@ -214,10 +255,7 @@ def _verdict(
     slo: Slo,
 ) -> dict[str, Any]:
     """Return claim, margin (best disaggregated over best monolithic, less one) and reason."""
-    sides: dict[str, dict[str, Any]] = {"disagg": {}, "mono": {}}
-    for line in lines:
-        if line["deployment"] in samples:
-            sides[line["architecture"]][line["deployment"]] = samples[line["deployment"]]
+    sides = _sides(case, samples)
     looked_at = {one["architecture"] for one in case["deployments"]}
     nothing = {"margin": None, "method": "", "mono": None, "disagg": None}
     if not samples:
@@ -231,6 +269,11 @@ def _verdict(
             name = "monolithic" if side == "mono" else "disaggregated"
             reason = f"no {name} deployment meets the SLO at any load"
             return nothing | {"claim": claim, "reason": reason}
+    return _duel(sides, accuracy)
+
+
+def _duel(sides: Mapping[str, Mapping[str, Any]], accuracy: Accuracy) -> dict[str, Any]:
+    """Return claim, margin and reason of two architectures that both have a capacity."""
     found: Duel = duel(
         sides["disagg"], sides["mono"], indifference=math.log1p(accuracy.indifference)
     )

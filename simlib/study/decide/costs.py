@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,35 @@ _SECONDS_PER_HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Dollars per GPU and hour, as a range."""
+    """Dollars per GPU and hour: the lowest and the highest of some offers."""
 
     low: float
     high: float
     date: str
+    """Month of the oldest one."""
     source: str
+    """Whose offers."""
 
 
+@cache
 def prices() -> dict[str, Price]:
-    """Return the prices of the list that ships with simlib, by GPU."""
+    """Return the prices of the list that ships with simlib, by GPU: on demand, without commitment.
+
+    The list says of each offer when and where it was read.
+    """
+    offers: dict[str, list[dict[str, str]]] = {}
     with _FILE.open(newline="", encoding="utf-8") as text:
-        return {
-            row["gpu"]: Price(
-                float(row["usd_per_gpu_hour_low"]),
-                float(row["usd_per_gpu_hour_high"]),
-                row["date"],
-                row["source"],
-            )
-            for row in csv.DictReader(text)
-        }
+        for row in csv.DictReader(text):
+            offers.setdefault(row["gpu"], []).append(row)
+    return {
+        gpu: Price(
+            min(float(row["usd_per_gpu_hour"]) for row in rows),
+            max(float(row["usd_per_gpu_hour"]) for row in rows),
+            min(row["date"] for row in rows),
+            ", ".join(f"{row['offer']} ({row['date']})" for row in rows),
+        )
+        for gpu, rows in offers.items()
+    }
 
 
 def cost(
@@ -63,7 +73,7 @@ def cost(
         else:
             return None
         low, high = low + count * one.low, high + count * one.high
-        sources.add(f"{one.source} ({one.date})" if one.date else one.source)
+        sources.add(one.source)
     per_million = 1e6 / (output_tokens_per_s * _SECONDS_PER_HOUR)
     return {
         "usd_per_million_output_tokens_low": low * per_million,

@@ -14,7 +14,7 @@ from simlib.study.decide.answer import answer
 from simlib.study.decide.job import run_job
 from simlib.study.plan.cases import Case, cases_of
 from simlib.study.plan.decision import Decision
-from simlib.study.plan.searches import job_paths
+from simlib.study.plan.searches import first_round_of, job_paths
 
 Told = Callable[[int, int, str, dict[str, Any] | None], None]
 """Called with how many jobs are done, of how many, and the one that ended with its outcome."""
@@ -48,26 +48,30 @@ def decide(
         For a wrong value, or if no deployment fits.
     """
     cases = cases_of(settings, decision)
-    requests = {key: value for case in cases for key, value in case.jobs().items()}
+    requests = {key: value for case in cases for key, value in case.jobs.items()}
     for job, request in requests.items():
         write_json(job_paths(results, job)[0], request)
     found: dict[str, dict[str, Any]] = {}
     workers = max(1, min(cores or os.cpu_count() or 1, len(requests)))
+    first = [job for job, request in requests.items() if not first_round_of(request)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = {
-            pool.submit(run_job, request, results, outcome): job
-            for job in requests
-            for request, outcome in [job_paths(results, job)]
-        }
-        try:
-            for done in as_completed(running):
-                job = running[done]
-                found[job] = done.result()
-                told(len(found), len(running), requests[job].get("name", "fewest GPUs"), found[job])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for jobs in (first, [job for job in requests if job not in first]):
+            running = {pool.submit(run_job, *_paths(results, job)): job for job in jobs}
+            try:
+                for done in as_completed(running):
+                    job = running[done]
+                    found[job] = done.result()
+                    name = requests[job].get("name", "fewest GPUs")
+                    told(len(found), len(requests), name, found[job])
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     return [(case, answered(case.to_dict(), decision, found)) for case in cases]
+
+
+def _paths(results: Path, job: str) -> tuple[Path, Path, Path]:
+    request, outcome = job_paths(results, job)
+    return request, results, outcome
 
 
 def answered(

@@ -10,7 +10,7 @@ from typing import Any
 from simlib.core.slo import Slo
 from simlib.files import write_json
 from simlib.study.decide.fewest import fewest_gpus
-from simlib.study.decide.search import search_capacity
+from simlib.study.decide.search import refine, search_capacity
 from simlib.study.plan.decision import DeploymentSpace
 
 
@@ -31,6 +31,8 @@ def run_job(
             results,
             simulated,
         )
+    elif "rivals" in request:
+        found = refine(request, results, simulated)
     else:
         found = search_capacity(request, results, simulated)
     write_json(output, found)

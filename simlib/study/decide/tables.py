@@ -16,9 +16,9 @@ from simlib.core.slo import Slo
 from simlib.files import replacing, write_json
 from simlib.study.decide.answer import answer
 from simlib.study.decide.frontier import frontier_lines
-from simlib.study.decide.words import ten_lines
+from simlib.study.decide.words import page, ten_lines, turns
 from simlib.study.plan.decision import Accuracy
-from simlib.study.plan.searches import job_paths
+from simlib.study.plan.searches import ANSWER, job_paths
 
 Line = dict[str, Any]
 _PLAIN = (
@@ -77,9 +77,11 @@ def write_decision(study: Mapping[str, Any], results: Path, output: Path) -> lis
         output / "decision.json",
         {"title": study["title"], "factors": decision["factors"], "cases": answers},
     )
+    with replacing(output / ANSWER) as temporary:
+        temporary.write_text(page(study["title"], answers), encoding="utf-8")
     write_json(output / "provenance.json", _provenance(study))
     return ["summary.csv", "capacity.csv", "frontier.csv", "attainment.csv",
-            "decision.json", "provenance.json"]  # fmt: skip
+            "decision.json", ANSWER, "provenance.json"]  # fmt: skip
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def _verdict_line(said: Mapping[str, Any]) -> Line:
         "margin_low": margin.get("low"),
         "margin_high": margin.get("high"),
         "reason": verdict["reason"],
+        "other_definitions": turns(said),
     }
     for architecture in ("mono", "disagg"):
         best = said["best"].get(architecture) or {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from simlib.core.config import SimConfig, TokenDistribution
@@ -31,6 +32,30 @@ def ten_lines(answer: Mapping[str, Any], config: SimConfig) -> list[str]:
     lines += [line for line in (_ties(answer), _fewest(answer), _cost(answer)) if line]
     lines += _doubts(answer, config)
     return lines
+
+
+def page(title: str, answers: Sequence[Mapping[str, Any]]) -> str:
+    """Return the answers as a page of HTML: all lines of one, the verdicts of many.
+
+    Parameters
+    ----------
+    answers
+        Each with its ``lines`` and the ``coordinates`` of its case.
+    """
+    parts = [f"<h1>{escape(title)}</h1>"]
+    for answer in answers:
+        where = ", ".join(f"{key} {level}" for key, level in answer["coordinates"].items())
+        lines: Sequence[str] = answer["lines"]
+        if where:
+            parts.append(f"<h2>{escape(where)}</h2>")
+            lines = [one for one in lines if one.startswith(("Verdict", "Best"))]
+        verdict = [one for one in lines if one.startswith("Verdict")]
+        others = [one for one in lines if one not in verdict]
+        parts += [f"<p><strong>{escape(one)}</strong></p>" for one in verdict]
+        parts += [f"<p>{escape(one)}</p>" for one in others]
+    style = "body{font:15px/1.5 sans-serif;max-width:48em;margin:2em auto;padding:0 1em}"
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>'
+    return f"<!doctype html><html><head>{head}</head><body>{''.join(parts)}</body></html>\n"
 
 
 def _asked(answer: Mapping[str, Any], config: SimConfig) -> str:
@@ -168,7 +193,27 @@ def _doubts(answer: Mapping[str, Any], config: SimConfig) -> list[str]:
     hardware = "equal hardware" if answer["equal_hardware"] else "UNEQUAL hardware, so per GPU"
     sure = (
         f"How sure: {len(answer['deployments'])} deployments, {answer['simulations']} simulations, "
-        f"{hardware}, 95% intervals over common random numbers; TTFT ends at "
-        f"{config.ttft_definition}."
+        f"{hardware}, 95% intervals over common random numbers. {_definitions(answer, config)}"
     )
     return [sure, *([f"Doubtful: {'; '.join(doubts)}."] if doubts else [])]
+
+
+def _definitions(answer: Mapping[str, Any], config: SimConfig) -> str:
+    """Say where TTFT ends, and what the verdict is where other systems end it."""
+    here = f"TTFT ends at {config.ttft_definition}"
+    others, claim = answer["other_definitions"], answer["verdict"]["claim"]
+    turned = turns(answer)
+    if turned:
+        return f"{here}; the verdict depends on that: {turned}."
+    if others and all(one["claim"] == claim for one in others.values()):
+        return f"{here}; at {' and '.join(others)} the verdict is the same."
+    return f"{here}."
+
+
+def turns(answer: Mapping[str, Any]) -> str:
+    """Return the verdicts at other definitions of TTFT that differ; empty if none does."""
+    return ", ".join(
+        f"{definition}: {one['claim']} ({_signed(one['margin']['estimate'])})"
+        for definition, one in answer["other_definitions"].items()
+        if one["claim"] != answer["verdict"]["claim"]
+    )

@@ -16,7 +16,7 @@ from simlib.study.plan.grid import ResolvedStudy
 
 _ID = r"[0-9a-f]{12,16}"
 _OURS = re.compile(
-    rf"points/{_ID}/(point\.json|r\d+\.(npz|staged))"
+    rf"points/{_ID}/(point\.json|r\d+\.(npz|staged)|attained-{_ID}\.json)"
     rf"|(precision|capacity)/{_ID}(\.request)?\.json"
     r"|studies/\w+/(study\.json|\.tables-of|\.figures-of)"
     rf"|(logs|benchmarks)/(points/{_ID}/r\d+|(tables|figures)/\w+|(precision|capacity)/{_ID})\.(log|tsv)"

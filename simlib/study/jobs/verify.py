@@ -173,17 +173,7 @@ def take_inventory(studies: Iterable[ResolvedStudy], verifier: Verifier) -> Inve
         if row.precision is not None and found[path] == "intact" and not whole:
             undone.append(path)
     for job in (job for study in studies for job in study.jobs()):
-        path = job_paths(results, job)[1]
-        found[path], points = verifier.outcome(job)
-        whole = True
-        for point_id, count in points.items():
-            for replicate in range(count):
-                file = result_path(results, point_id, replicate)
-                if file not in found:
-                    found[file] = verifier.replicate(point_id, replicate)
-                whole = whole and found[file] == "intact"
-        if found[path] == "intact" and not whole:
-            undone.append(path)
+        found[job_paths(results, job)[1]] = verifier.outcome(job)[0]
     return Inventory(
         intact=[path for path, condition in found.items() if condition == "intact"],
         missing=[path for path, condition in found.items() if condition == "missing"],

@@ -17,7 +17,7 @@ from simlib.study.jobs.store import result_path
 from simlib.study.jobs.up_to_date import FIGURES_OF, TABLES_OF
 from simlib.study.jobs.verify import LEDGER
 from simlib.study.plan.grid import ResolvedStudy, Row, resolve
-from simlib.study.plan.searches import job_paths
+from simlib.study.plan.searches import ANSWER, first_round_of, job_paths
 from simlib.study.plan.spec import StudyFile
 
 # Measured for each engine, both deployments, and rounded up. What is asked for is more: memory
@@ -133,6 +133,11 @@ class Plan:
         """Return what each table of measured kernels depends on, by the name of its file."""
         return table_requests(self._configs[point_id])
 
+    def first_round(self, job: str) -> list[str]:
+        """Return the outcomes that a job of a decision's second round reads."""
+        requests = next(s.jobs() for s in self.studies.values() if job in s.jobs())
+        return [str(job_paths(self.named, one)[1]) for one in first_round_of(requests[job])]
+
     def tables_of_job(self, job: str) -> list[str]:
         """Return the tables of measured kernels that the job of a decision reads."""
         names = {
@@ -163,6 +168,13 @@ class Plan:
         folder = self.named / "studies" / study / "figures"
         wanted = {name.rpartition(".")[0]: name for name in sorted(names)}  # .svg after .png
         return [str(folder / name) for name in wanted.values()]
+
+    def answers(self, study: str) -> list[str]:
+        """Return the finished answer in words of a study that asks for a decision."""
+        answer = Path("studies") / study / "tables" / ANSWER
+        if not self.studies[study].cases or not (self.results / answer).exists():
+            return []
+        return [str(self.named / answer)]
 
     def shared_results(self, request: str) -> list[str]:
         """Return the results that studies without a precision want of a request's point.

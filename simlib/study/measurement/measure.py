@@ -141,11 +141,9 @@ class Replicates:
         return length_of([one.work for one in self.measured], before_decode=before_decode)
 
 
-def stability_of(replicates: Sequence[Measurement]) -> Stability:
-    """Return the verdict on a point: its loads, the drift of its waits, the length of its runs."""
-    works = [one.work for one in replicates]
-    relaxations = length_of(works).relaxations
-    return judge(loads_of(works), [one.drift for one in replicates], relaxations)
+def stability_of(works: Sequence[Work], drifts: Sequence[Drift]) -> Stability:
+    """Return the verdict on a point, from the work and the drift of waits in each replicate."""
+    return judge(loads_of(works), drifts, length_of(works).relaxations)
 
 
 def measure_point(replicates: Sequence[RequestRecords], config: SimConfig) -> PointMeasurement:
@@ -169,7 +167,9 @@ def measure_point(replicates: Sequence[RequestRecords], config: SimConfig) -> Po
     return PointMeasurement(
         replicates=tuple(taken.measured),
         measured=measured,
-        stability=stability_of(taken.measured),
+        stability=stability_of(
+            [one.work for one in taken.measured], [one.drift for one in taken.measured]
+        ),
         length=length,
         prefill_length=taken.length(before_decode=True),
         warmup=suggested_warmup_s(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from simlib.core.overrides import overridden
@@ -17,12 +18,15 @@ from simlib.study.plan.searches import (
     check_request,
     fewest_id,
     fewest_request,
+    refined_id,
+    refined_request,
+    screening,
     search_id,
     search_request,
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Case:
     """One decision: a workload and an objective, and the deployments to choose from."""
 
@@ -36,18 +40,51 @@ class Case:
     accuracy: Accuracy
     fewest: dict[str, Any] | None
     """Request of the job that finds the fewest GPUs for a rate."""
+    keep_requests: bool = False
 
+    @cached_property
     def jobs(self) -> dict[str, dict[str, Any]]:
-        """Return the requests of all jobs, by identity."""
+        """The requests of all jobs, by identity."""
         extra = {} if self.fewest is None else {fewest_id(self.fewest): self.fewest}
-        return {**self.searches(), **extra}
+        return {**self.searches, **dict(self.refined.values()), **extra}
 
+    @cached_property
     def searches(self) -> dict[str, dict[str, Any]]:
-        """Return the request of each deployment's search, by its identity."""
+        """The request of each deployment's search, the first round's, by its identity."""
         return {
-            search_id(one.config, self.slo, self.accuracy): search_request(
-                one.config, self.slo, self.accuracy, one.name
+            self._first[one.name]: search_request(
+                one.config, self.slo, self._screening, one.name, keep_requests=self.keep_requests
             )
+            for one in self.deployments
+        }
+
+    @cached_property
+    def refined(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """The second round's job of each deployment, by its name; none if one round is enough."""
+        if self._screening == self.accuracy:
+            return {}
+        rivals: dict[str, list[str]] = {}
+        for one in self.deployments:
+            rivals.setdefault(one.architecture, []).append(self._first[one.name])
+        found = {}
+        for one in self.deployments:
+            first = self._first[one.name]
+            request = refined_request(
+                self.searches[first], self.accuracy, first, rivals[one.architecture]
+            )
+            found[one.name] = (refined_id(request), request)
+        return found
+
+    @property
+    def _screening(self) -> Accuracy:
+        return screening(self.accuracy, len(self.deployments))
+
+    @cached_property
+    def _first(self) -> dict[str, str]:
+        """The first round's job of each deployment, by its name."""
+        keep = self.keep_requests
+        return {
+            one.name: search_id(one.config, self.slo, self._screening, keep_requests=keep)
             for one in self.deployments
         }
 
@@ -65,7 +102,7 @@ class Case:
                     "gpus": one.gpus,
                     "hardware": one.hardware,
                     "config": one.config.to_dict(),
-                    "search": search_id(one.config, self.slo, self.accuracy),
+                    "search": self.refined[one.name][0] if self.refined else self._first[one.name],
                 }
                 for one in self.deployments
             ],
@@ -111,8 +148,15 @@ def _case(settings: Mapping[str, Any], decision: Decision, coordinates: dict[str
     if decision.rate_per_s is not None and isinstance(space, DeploymentSpace):
         fewest = fewest_request(tree, space, slo, decision.rate_per_s)
     case = Case(
-        coordinates, tree, slo, found.deployments, found.left_out, decision.accuracy, fewest
+        coordinates,
+        tree,
+        slo,
+        found.deployments,
+        found.left_out,
+        decision.accuracy,
+        fewest,
+        decision.keep_requests,
     )
-    for request in case.searches().values():
+    for request in case.searches.values():
         check_request(request)
     return case

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from simlib.core.batching import ReplicaPool
 from simlib.core.slo import Slo
-from simlib.core.validation import ConfigModel, PositiveFloat, PositiveInt
+from simlib.core.validation import MAX_GPUS, ConfigModel, PositiveFloat, PositiveInt
 from simlib.errors import InvalidParameterError
 
 ANY_GPU = "gpu"
@@ -29,6 +29,19 @@ class DeploymentSpace(ConfigModel):
     architectures: list[Literal["mono", "disagg"]] = Field(default=["mono", "disagg"])
     axes: dict[str, list[Any]] = Field(default_factory=dict)
     """Other settings of every pool, a list of values each: ``max_batch_tokens: [2048, 8192]``."""
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _some(cls, gpus: Any) -> Any:
+        """Refuse what is no number of GPUs here: a union's own message names its insides."""
+        counts = gpus if isinstance(gpus, dict) else {"": gpus}
+        if not counts:
+            raise InvalidParameterError("gpus", gpus, "a number, or a number by a GPU's name")
+        for name, count in counts.items():
+            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_GPUS:
+                where = f"gpus.{name}" if name else "gpus"
+                raise InvalidParameterError(where, count, f"a whole number, >= 1 and <= {MAX_GPUS}")
+        return gpus
 
     @field_validator("architectures")
     @classmethod
@@ -68,12 +81,19 @@ class DeploymentSpace(ConfigModel):
         return item
 
 
+def space_or_list(deployments: Any) -> Any:
+    """Return a mapping as a space, so that what is wrong in it is named as it is written."""
+    if isinstance(deployments, dict):
+        return DeploymentSpace.from_dict(deployments)
+    return deployments
+
+
 class Accuracy(ConfigModel):
     """How exactly capacities are found, and which differences do not matter."""
 
     relative: PositiveFloat = 0.02
     """Half width of a capacity's 95% interval over the estimate."""
-    max_replicates: int = Field(default=40, ge=3)
+    max_replicates: int = Field(default=100, ge=3)
     """Where to stop in any case."""
     indifference: float = Field(default=0.02, ge=0, lt=1)
     """Deployments whose capacities differ by less are as good as each other."""
@@ -95,6 +115,13 @@ class Decision(ConfigModel):
     break_point: dict[str, list[Any]] = Field(default_factory=dict)
     """One or two keys (``prompt_tokens.p50``, ``slo.ttft_s``) with a list of values each: the
     decision is made for every combination, to show where the verdict changes."""
+    keep_requests: bool = False
+    """Also keep the requests of each simulation, as sweeps do; a fine decision has gigabytes."""
+
+    @field_validator("deployments", mode="before")
+    @classmethod
+    def _space_or_list(cls, deployments: Any) -> Any:
+        return space_or_list(deployments)
 
     @field_validator("break_point")
     @classmethod
@@ -104,4 +131,15 @@ class Decision(ConfigModel):
         for key, levels in factors.items():
             if not levels:
                 raise InvalidParameterError(f"break_point.{key}", levels, "a list of values")
-        return factors
+        return {key: [_as_number(level) for level in levels] for key, levels in factors.items()}
+
+
+def _as_number(level: Any) -> Any:
+    """Return the number that a text reads as: YAML takes ``50e9`` for a text."""
+    if not isinstance(level, str):
+        return level
+    try:
+        number = float(level)
+    except ValueError:
+        return level
+    return int(number) if number.is_integer() else number

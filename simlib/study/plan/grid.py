@@ -127,11 +127,11 @@ class ResolvedStudy:
 
     def jobs(self) -> dict[str, dict[str, Any]]:
         """Return the requests of the jobs that its decisions need, by identity."""
-        return {job: request for case in self.cases for job, request in case.jobs().items()}
+        return {job: request for case in self.cases for job, request in case.jobs.items()}
 
     def deployments_of_job(self, job: str) -> list[SimConfig]:
         """Return the simulations that a job's deployments start from."""
-        return [one.config for case in self.cases if job in case.jobs() for one in case.deployments]
+        return [one.config for case in self.cases if job in case.jobs for one in case.deployments]
 
     def _decision(self) -> dict[str, Any] | None:
         decision = self.study.decision

@@ -1,8 +1,13 @@
-"""What the jobs of a decision are asked, who they are, and where that is kept."""
+"""What the jobs of a decision are asked, who they are, and where that is kept.
+
+A decision looks at many deployments and cares about the best. So there are two rounds: a search of
+every deployment to `SCREENING`, then one of each that goes on to the accuracy asked for if the
+deployment may still be the best of its architecture, and repeats what the first one found if not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,22 @@ from simlib.study.plan.decision import Accuracy, DeploymentSpace
 from simlib.study.plan.grid import ANALYSIS_ONLY, digest, essential
 from simlib.workload.arrivals import ARRIVALS
 
+ANSWER = "answer.html"
+"""The answer in words, among the tables."""
+SCREENING = Accuracy(relative=0.1, max_replicates=18)
+"""Enough to tell most deployments from the best."""
+
+
+def screening(accuracy: Accuracy, deployments: int) -> Accuracy:
+    """Return how exactly a first round searches; as asked for where that is enough."""
+    if deployments == 1:
+        return accuracy
+    coarser = {
+        "relative": max(accuracy.relative, SCREENING.relative),
+        "max_replicates": min(accuracy.max_replicates, SCREENING.max_replicates),
+    }
+    return accuracy.model_copy(update=coarser)
+
 
 def job_paths(results: Path, job: str) -> tuple[Path, Path]:
     """Return where the request and the outcome of a job are kept."""
@@ -21,17 +42,51 @@ def job_paths(results: Path, job: str) -> tuple[Path, Path]:
     return folder / f"{job}.request.json", folder / f"{job}.json"
 
 
-def search_request(config: SimConfig, slo: Slo, accuracy: Accuracy, name: str) -> dict[str, Any]:
+def search_request(
+    config: SimConfig, slo: Slo, accuracy: Accuracy, name: str, *, keep_requests: bool = False
+) -> dict[str, Any]:
     """Return what the job needs to know, as plain data."""
     return {
         "name": name,
         "config": config.to_dict(),
         "slo": slo.to_dict(),
         "accuracy": accuracy.to_dict(),
+        "keep_requests": keep_requests,
     }
 
 
-def search_id(config: SimConfig, slo: Slo, accuracy: Accuracy) -> str:
+def refined_request(
+    request: Mapping[str, Any], accuracy: Accuracy, first: str, rivals: Sequence[str]
+) -> dict[str, Any]:
+    """Return what the second round's job needs to know.
+
+    Parameters
+    ----------
+    request
+        Of the first round.
+    accuracy
+        To reach.
+    first
+        The first round's job of this deployment.
+    rivals
+        The first round's jobs of all deployments of its architecture, its own among them.
+    """
+    return {
+        **request,
+        "accuracy": accuracy.to_dict(),
+        "first": first,
+        "rivals": list(rivals),
+    }
+
+
+def first_round_of(request: Mapping[str, Any]) -> list[str]:
+    """Return the jobs whose outcomes a job reads."""
+    return list(request.get("rivals", ()))
+
+
+def search_id(
+    config: SimConfig, slo: Slo, accuracy: Accuracy, *, keep_requests: bool = False
+) -> str:
     """Return the identity of the search: of all that can change its outcome, but not the rate."""
     settings = essential(config)
     settings["arrival"] = {k: v for k, v in settings["arrival"].items() if k != "rate_per_s"}
@@ -44,6 +99,20 @@ def search_id(config: SimConfig, slo: Slo, accuracy: Accuracy) -> str:
             "slo": slo.to_dict(),
             "relative": accuracy.relative,
             "max_replicates": accuracy.max_replicates,
+            "keep_requests": keep_requests,
+        }
+    )
+
+
+def refined_id(request: Mapping[str, Any]) -> str:
+    """Return the identity of a second round's job."""
+    accuracy = request["accuracy"]
+    return digest(
+        {
+            "first": request["first"],
+            "rivals": request["rivals"],
+            "relative": accuracy["relative"],
+            "max_replicates": accuracy["max_replicates"],
         }
     )
 

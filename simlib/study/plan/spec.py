@@ -11,7 +11,7 @@ from simlib.core.metrics import statistics_of
 from simlib.core.slo import Slo
 from simlib.core.validation import ConfigModel, NonNegativeFloat, PositiveFloat, PositiveInt
 from simlib.errors import InvalidParameterError
-from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
+from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace, space_or_list
 from simlib.study.plan.names import distinct, not_a_column
 
 ZIP_LABELS = "labels"
@@ -141,6 +141,13 @@ class Study(ConfigModel):
     """Of a decision: dollars per GPU and hour, by the catalog's names."""
     break_point: dict[str, list[Any]] = Field(default_factory=dict)
     """Of a decision: one or two keys with a list of values each, to show where it changes."""
+    keep_requests: bool = False
+    """Of a decision: also keep the requests of each simulation, as sweeps do, to share them."""
+
+    @field_validator("deployments", mode="before")
+    @classmethod
+    def _space_or_list(cls, deployments: Any) -> Any:
+        return space_or_list(deployments)
 
     @model_validator(mode="after")
     def _decides_or_compares(self) -> Self:
@@ -167,7 +174,7 @@ class Study(ConfigModel):
         )
 
 
-_OF_A_DECISION = ("rate_per_s", "accuracy", "prices", "break_point")
+_OF_A_DECISION = ("rate_per_s", "accuracy", "prices", "break_point", "keep_requests")
 _OF_A_SWEEP = ("sweep", "compare", "crossover", "precision", "replicates")
 
 
