@@ -38,7 +38,7 @@ MAX_CONCURRENCY = 10**6
 Mode = Literal["mono", "disagg"]
 Engine = Literal["fast", "simpy"]
 Serving = Literal["token_rate", "batching"]
-TOKEN_MODES = ("log", "real_mean_std", "p50_p90", "fixed", "exponential", "empirical")
+TOKEN_MODES = ("log", "real_mean_std", "p50_p90", "fixed", "uniform", "exponential", "empirical")
 
 
 class ArrivalConfig(ConfigModel):
@@ -86,7 +86,7 @@ class TokenDistribution(ConfigModel):
     become ``log``.
     """
 
-    mode: Literal["log", "fixed", "exponential", "empirical"] = "log"
+    mode: Literal["log", "fixed", "uniform", "exponential", "empirical"] = "log"
     mean: FiniteFloat = 6.0
     """``log``: mean of the logarithm; ``exponential``: mean in tokens."""
     sigma: NonNegativeFloat = 0.9
@@ -95,6 +95,10 @@ class TokenDistribution(ConfigModel):
     """Shorter draws become this long, tokens."""
     value: PositiveInt | None = None
     """``fixed``: the length in tokens."""
+    low: PositiveInt | None = None
+    """``uniform``: the shortest length, tokens."""
+    high: PositiveInt | None = None
+    """``uniform``: the longest length, tokens."""
     path: str | None = None
     """``empirical``: a file of one length a line, drawn from with replacement."""
 
@@ -109,7 +113,13 @@ class TokenDistribution(ConfigModel):
             raise InvalidParameterError("value", None, "given in tokens (mode: fixed)")
         if self.mode == "empirical" and not self.path:
             raise InvalidParameterError("path", self.path, "a file of lengths (mode: empirical)")
-        for name in ("min_value", "value"):
+        if self.mode == "uniform":
+            for name in ("low", "high"):
+                if getattr(self, name) is None:
+                    raise InvalidParameterError(name, None, "given in tokens (mode: uniform)")
+            if self.high < self.low:  # type: ignore[operator]
+                raise InvalidParameterError("high", self.high, f">= low ({self.low}) tokens")
+        for name in ("min_value", "value", "low", "high"):
             if (getattr(self, name) or 0) > MAX_TOKENS:
                 raise InvalidParameterError(name, getattr(self, name), f"<= {MAX_TOKENS} tokens")
         if self.mode == "exponential" and not 0 < self.mean <= MAX_TOKENS:
@@ -130,6 +140,7 @@ class TokenDistribution(ConfigModel):
         keys = {
             "log": ("mean", "sigma", "min_value"),
             "fixed": ("value",),
+            "uniform": ("low", "high"),
             "exponential": ("mean", "min_value"),
             "empirical": ("path",),
         }[self.mode]
@@ -328,9 +339,9 @@ def load_config(path: str | Path) -> SimConfig:
 def _parse_token_dist(
     raw: Mapping[str, Any] | None, kind: type[TokenDistribution] = PromptConfig
 ) -> TokenDistribution:
-    """Return the distribution that a mapping describes, in any of the six modes.
+    """Return the distribution that a mapping describes, in any of the seven modes.
 
-    Modes: log, real_mean_std, p50_p90, fixed, exponential, empirical.
+    Modes: log, real_mean_std, p50_p90, fixed, uniform, exponential, empirical.
     """
     return kind.from_dict(dict(raw or {}))
 
