@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from simlib.core.batching import BatchingDisagg, BatchingMono, LatencyConfig
 from simlib.core.classes import SORTED_BY, RequestClass, check_sorted_by, in_order
+from simlib.core.engine_defaults import with_engine_defaults
 from simlib.core.reading import read_yaml
 from simlib.core.records import TtftDefinition
 from simlib.core.validation import (
@@ -244,6 +245,11 @@ class SimConfig(ConfigModel):
     """After sim_seconds, serve every request to its end, so that no slow one is left out."""
     ttft_definition: TtftDefinition = "first_decode_step"
     """What TTFT means in every table; see `simlib.core.records.ttft_s`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _engine_fills_in(cls, data: Any) -> Any:
+        return with_engine_defaults(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _window_is_not_empty(self) -> Self:

@@ -158,6 +158,7 @@ def _capacity_blocks(pool: ReplicaPool, latency: LatencyConfig, table: Path | No
             pool.tensor_parallel,
             precision=latency.precision,
             kv_bytes=KV_BYTES[latency.kv_cache_dtype],
+            memory_fraction=pool.gpu_memory_utilization,
         )
     if tokens < pool.block_size:
         allowed = f"enough GPUs for one block of {pool.block_size} tokens"

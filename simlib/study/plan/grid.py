@@ -327,7 +327,7 @@ def essential(config: SimConfig) -> dict[str, Any]:
     if config.timeline:
         settings["timeline"] = True
     if batching:
-        settings["latency"] = config.latency.to_dict()
+        settings["latency"] = config.latency.to_dict() | {"engine": None}  # what it fills in counts
         if any(ROUTERS[pool.router].draws for pool in config.batching.pools.values()):
             settings["random_seed"] = config.random_seed
         if config.class_key is not None:
@@ -388,6 +388,8 @@ def run_settings(config: SimConfig) -> dict[str, Any]:
     """
     relevant = essential(config)
     settings = {key: value for key, value in config.to_dict().items() if key in relevant}
+    if "latency" in relevant:
+        settings["latency"] = relevant["latency"]
     if "request_classes" in relevant:
         settings["request_classes"] = relevant["request_classes"]
     return settings | {"warmup_seconds": 0.0}

@@ -1,0 +1,185 @@
+"""Fit the four constants of each serving engine to measured servers, and test them on others.
+
+    python benchmarks/fit_engines.py MEASURED.csv [MEASURED.csv …] [--write]
+
+Give development data only. A group is a GPU, an engine and a model. The overheads of a step and of
+a sequence are those of the least error of TPOT on a grid, then the front end's two constants those
+of the least error of TTFT. Errors are absolute logarithms of simulated over measured, of which
+what exceeds a factor of two counts as that; each group counts alike, whatever its number of rows.
+
+Each group is then simulated with constants that were fitted without it: to the engine's other
+groups, or where it has none, the medians of the other engines' constants. `--write` replaces the
+numbers of ``simlib/latency/catalog/engines.csv``, with these errors and the constants' spread, and
+``benchmarks/engines_left_out.csv``, the constants fitted without each group.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measured import RefusedError, Row, predict, read_rows, with_engine
+
+FILE = Path(__file__).resolve().parent.parent / "simlib" / "latency" / "catalog" / "engines.csv"
+LEFT_OUT = Path(__file__).with_name("engines_left_out.csv")
+CONSTANTS = (
+    "step_overhead_s",
+    "sequence_overhead_s",
+    "front_end_request_s",
+    "front_end_token_s",
+)
+STEPS_S = (0.0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3)
+SEQUENCES_S = (0.0, 1e-5, 2e-5, 3.5e-5, 5e-5, 7e-5)
+REQUESTS_S = (0.0, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3)
+TOKENS_S = (0.0, 2e-6, 4e-6, 6e-6)
+START = (1e-3, 3.5e-5, 3e-3, 2e-6)
+"""The front end with which overheads are fitted; the overheads where an engine has no rows."""
+
+Group = tuple[str, str, str]
+Constants = tuple[float, float, float, float]
+Errors = tuple[float, float]
+
+
+def settings(row: Row, constants: Constants) -> dict[str, Any]:
+    """Return a row's configuration with given constants."""
+    step_s, sequence_s, request_s, token_s = constants
+    one = with_engine(row)
+    one["latency"] |= {"step_overhead_s": step_s, "sequence_overhead_s": sequence_s}
+    section = one["batching_mono" if row.mode == "agg" else "batching_disagg"]
+    section["front_end"] = {"request_s": request_s, "token_s": token_s}
+    return one
+
+
+def logarithms(rows: Iterable[Row], constants: Constants) -> np.ndarray:
+    """Return ln(simulated / measured) of TTFT and TPOT of each row, shape (rows, 2)."""
+    found = []
+    for row in rows:
+        ttft_s, tpot_s = predict(settings(row, constants))
+        found.append((ttft_s / row.ttft_s, tpot_s / row.tpot_s))
+    return np.log(found)
+
+
+class Fit:
+    """Least errors on grids; what was simulated for one choice of groups serves the others."""
+
+    def __init__(self, groups: dict[Group, list[Row]]) -> None:
+        self.groups = groups
+        self.known: dict[tuple[Group, Constants], np.ndarray] = {}
+
+    def size(self, group: Group, constants: Constants) -> np.ndarray:
+        """Return the errors of a group, each row at most a factor of two."""
+        key = (group, constants)
+        if key not in self.known:
+            logs = np.abs(logarithms(self.groups[group], constants))
+            self.known[key] = np.minimum(logs, np.log(2.0)).mean(axis=0)
+        return self.known[key]
+
+    def constants(self, groups: Sequence[Group]) -> Constants:
+        """Return the constants of the least error over some groups."""
+
+        def error(constants: Constants, which: int) -> float:
+            return float(np.mean([self.size(group, constants)[which] for group in groups]))
+
+        overheads = min(
+            product(STEPS_S, SEQUENCES_S), key=lambda pair: error((*pair, *START[2:]), 1)
+        )
+        front_end = min(
+            product(REQUESTS_S, TOKENS_S), key=lambda pair: error((*overheads, *pair), 0)
+        )
+        return (*overheads, *front_end)
+
+
+def simulated(rows: Iterable[Row]) -> dict[Group, list[Row]]:
+    """Return the monolithic rows that simlib can simulate, by group."""
+    found: dict[Group, list[Row]] = defaultdict(list)
+    for row in rows:
+        try:
+            predict(with_engine(row))
+        except RefusedError:
+            continue
+        if row.mode == "agg":
+            found[row.group].append(row)
+    return dict(found)
+
+
+def medians(logs: np.ndarray) -> Errors:
+    """Return the median absolute relative errors of TTFT and TPOT, percent."""
+    ttft, tpot = np.median(np.abs(np.expm1(logs)), axis=0) * 100
+    return float(ttft), float(tpot)
+
+
+def write(fitted: dict[str, dict[str, str]]) -> None:
+    """Replace the fitted numbers of the catalog's file."""
+    with FILE.open(newline="", encoding="utf-8") as text:
+        rows = list(csv.DictReader(text))
+    rows = [row | fitted.get(row["engine"], {}) for row in rows]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with FILE.open("w", newline="", encoding="utf-8") as text:
+        out = csv.DictWriter(text, columns, lineterminator="\n")
+        out.writeheader()
+        out.writerows(rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("measured", nargs="+", type=Path, help="development data only")
+    parser.add_argument("--write", action="store_true", help="replace the catalog's numbers")
+    options = parser.parse_args()
+    groups = simulated(row for path in options.measured for row in read_rows(path))
+    engines = sorted({engine for _, engine, _ in groups})
+    fit = Fit(groups)
+    own: dict[str, Constants] = {}
+    without: dict[Group, Constants] = {}
+    for engine in engines:
+        mine = [group for group in groups if group[1] == engine]
+        own[engine] = fit.constants(mine)
+        print(engine, "fitted to", len(mine), "groups:", own[engine], flush=True)
+        if len(mine) > 1:
+            for group in mine:
+                without[group] = fit.constants([other for other in mine if other != group])
+                print("  without", *group, without[group], flush=True)
+    for group in groups:
+        if group not in without:
+            others = [constants for engine, constants in own.items() if engine != group[1]]
+            a, b, c, d = np.median(others or [START], axis=0).tolist()
+            without[group] = (a, b, c, d)
+    held_out = {group: logarithms(rows, without[group]) for group, rows in groups.items()}
+    in_sample = {group: logarithms(rows, own[group[1]]) for group, rows in groups.items()}
+    print("| GPU | engine | model | rows | TTFT left out | TPOT | TTFT in sample | TPOT |")
+    print("|---|---|---|---|---|---|---|---|")
+    for group, rows in groups.items():
+        errors = (*medians(held_out[group]), *medians(in_sample[group]))
+        print("|", " | ".join([*group, str(len(rows)), *(f"{e:.1f} %" for e in errors)]), "|")
+    for name, logs in (("left out", held_out), ("in sample", in_sample)):
+        print(name, *(f"{e:.1f} %" for e in medians(np.concatenate(list(logs.values())))))
+    fitted = {}
+    for engine in engines:
+        mine = [group for group in groups if group[1] == engine]
+        left_out = medians(np.concatenate([held_out[group] for group in mine]))
+        row = {}
+        for place, name in enumerate(CONSTANTS):
+            seen = [own[engine][place], *(without[group][place] for group in mine)]
+            row[name] = f"{own[engine][place]:g}"
+            row[f"{name}_low"], row[f"{name}_high"] = f"{min(seen):g}", f"{max(seen):g}"
+        row["ttft_error_percent"], row["tpot_error_percent"] = (f"{e:.1f}" for e in left_out)
+        row["groups"] = str(len(mine))
+        row["rows"] = str(sum(len(groups[group]) for group in mine))
+        fitted[engine] = row
+    if options.write:
+        write(fitted)
+        with LEFT_OUT.open("w", newline="", encoding="utf-8") as text:
+            out = csv.writer(text, lineterminator="\n")
+            out.writerow(("gpu", "engine", "model", *CONSTANTS))
+            out.writerows((*group, *map("{:g}".format, without[group])) for group in groups)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
