@@ -39,6 +39,8 @@ STEPS_S = (0.0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3)
 SEQUENCES_S = (0.0, 1e-5, 2e-5, 3.5e-5, 5e-5, 7e-5)
 REQUESTS_S = (0.0, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3)
 TOKENS_S = (0.0, 2e-6, 4e-6, 6e-6)
+ENOUGH_ROWS = 60
+"""Of a group of twice as many rows every second one is fitted to, and so on; all are tested."""
 START = (1e-3, 3.5e-5, 3e-3, 2e-6)
 """The front end with which overheads are fitted; the overheads where an engine has no rows."""
 
@@ -70,7 +72,9 @@ class Fit:
     """Least errors on grids; what was simulated for one choice of groups serves the others."""
 
     def __init__(self, groups: dict[Group, list[Row]]) -> None:
-        self.groups = groups
+        self.groups = {
+            group: rows[:: max(1, len(rows) // ENOUGH_ROWS)] for group, rows in groups.items()
+        }
         self.known: dict[tuple[Group, Constants], np.ndarray] = {}
 
     def size(self, group: Group, constants: Constants) -> np.ndarray:

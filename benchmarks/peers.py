@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -16,14 +17,17 @@ def aiconfigurator() -> tuple[str, Estimate] | None:
     """Return its name with its version, and its estimate; None where it is not installed."""
     try:
         from aiconfigurator.cli.api import cli_estimate
+        from aiconfigurator_core.sdk.perf_database import get_latest_database_version
     except ImportError:
         return None
+    latest = cache(get_latest_database_version)  # takes seconds, and is asked for several times
 
     def estimate(row: Row) -> tuple[float, float]:
         if row.concurrency is None or not row.pools:
             raise RefusedError("requests in flight or pools not stated")
         try:
-            found = cli_estimate(**_asked(row))
+            version = latest(system=row.gpu, backend=row.engine)
+            found = cli_estimate(**_asked(row), backend_version=version)
         except Exception as error:  # its errors share no base class
             raise RefusedError(f"{type(error).__name__}: {str(error)[:80]}") from None
         if not (found.ttft > 0 and found.tpot > 0):

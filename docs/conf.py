@@ -23,7 +23,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
 ]
-exclude_patterns = ["_build", "_generated_measured.md", "api/generated"]
+exclude_patterns = ["_build", "_generated_measured.md", "_generated_scoreboard.md", "api/generated"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
