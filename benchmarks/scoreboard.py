@@ -107,7 +107,7 @@ def predicted(
         except RefusedError as error:
             line[f"{who}_refused"] = str(error)
         else:
-            line |= {f"{who}_ttft_s": repr(times[0]), f"{who}_tpot_s": repr(times[1])}
+            line |= {f"{who}_ttft_s": repr(float(times[0])), f"{who}_tpot_s": repr(float(times[1]))}
     return line
 
 
