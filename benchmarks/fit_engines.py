@@ -7,8 +7,9 @@ a sequence are those of the least error of TPOT on a grid, then the front end's 
 of the least error of TTFT. Errors are absolute logarithms of simulated over measured, of which
 what exceeds a factor of two counts as that; each group counts alike, whatever its number of rows.
 
-Each group is then simulated with constants that were fitted without it: to the engine's other
-groups, or where it has none, the medians of the other engines' constants. `--write` replaces the
+Each group is then simulated with constants that were fitted without it. Whether an engine's
+constants are fitted to its own groups, or to all of them alike, is decided by the error of these
+left-out groups; a group whose engine has no other takes those of all. `--write` replaces the
 numbers of ``simlib/latency/catalog/engines.csv``, with these errors and the constants' spread, and
 ``benchmarks/engines_left_out.csv``, the constants fitted without each group.
 """
@@ -19,7 +20,7 @@ import argparse
 import csv
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,18 @@ CONSTANTS = (
 )
 STEPS_S = (0.0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3)
 SEQUENCES_S = (0.0, 1e-5, 2e-5, 3.5e-5, 5e-5, 7e-5)
-REQUESTS_S = (0.0, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3)
-TOKENS_S = (0.0, 2e-6, 4e-6, 6e-6)
-ENOUGH_ROWS = 60
+REQUESTS_S = (1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3)
+TOKENS_S = (0.0, 2e-6, 4e-6)
+ENOUGH_ROWS = 40
 """Of a group of twice as many rows every second one is fitted to, and so on; all are tested."""
 START = (1e-3, 3.5e-5, 3e-3, 2e-6)
 """The front end with which overheads are fitted; the overheads where an engine has no rows."""
 
 Group = tuple[str, str, str]
+Pair = tuple[float, float]
 Constants = tuple[float, float, float, float]
+From = Callable[[Iterable[Group], str], list[Group]]
+TTFT, TPOT = 0, 1
 Errors = tuple[float, float]
 
 
@@ -85,19 +89,71 @@ class Fit:
             self.known[key] = np.minimum(logs, np.log(2.0)).mean(axis=0)
         return self.known[key]
 
-    def constants(self, groups: Sequence[Group]) -> Constants:
-        """Return the constants of the least error over some groups."""
+    def overheads(self, groups: Sequence[Group]) -> Pair:
+        """Return seconds per step and per sequence of the least error of TPOT over groups."""
+        pairs = product(STEPS_S, SEQUENCES_S)
+        return min(pairs, key=lambda pair: self.mean(groups, (*pair, *START[2:]), TPOT))
 
-        def error(constants: Constants, which: int) -> float:
-            return float(np.mean([self.size(group, constants)[which] for group in groups]))
+    def front_end(self, groups: Sequence[Group], overheads: Pair) -> Pair:
+        """Return seconds per request and per token of the least error of TTFT over groups."""
+        pairs = product(REQUESTS_S, TOKENS_S)
+        return min(pairs, key=lambda pair: self.mean(groups, (*overheads, *pair), TTFT))
 
-        overheads = min(
-            product(STEPS_S, SEQUENCES_S), key=lambda pair: error((*pair, *START[2:]), 1)
+    def mean(self, groups: Sequence[Group], constants: Constants, which: int) -> float:
+        """Return the mean error of groups."""
+        return float(np.mean([self.size(group, constants)[which] for group in groups]))
+
+
+def of_engine(groups: Iterable[Group], engine: str) -> list[Group]:
+    """Return the groups of an engine; all, where it has none."""
+    groups = list(groups)
+    return [group for group in groups if group[1] == engine] or groups
+
+
+def of_all(groups: Iterable[Group], _engine: str) -> list[Group]:
+    """Return all groups."""
+    return list(groups)
+
+
+FROM: dict[str, From] = {"its engine's groups": of_engine, "all groups": of_all}
+"""What the constants of an engine may be fitted to."""
+
+
+def choose(name: str, errors: dict[str, float]) -> From:
+    """Return the choice of the least error on groups left out, and say all."""
+    for fitted_to, error in errors.items():
+        print(f"{name} fitted to {fitted_to}: {error:.4f} on groups left out", flush=True)
+    return FROM[min(errors, key=lambda fitted_to: errors[fitted_to])]
+
+
+def fitted_constants(fit: Fit) -> tuple[dict[str, Constants], dict[Group, Constants]]:
+    """Return the constants of each engine, and those that were fitted without each group."""
+    groups = list(fit.groups)
+    others = {one: [group for group in groups if group != one] for one in groups}
+    tpot, ttft = {}, {}
+    for name, which in FROM.items():
+        of = {one: fit.overheads(which(others[one], one[1])) for one in groups}
+        sizes = [fit.size(one, (*of[one], *START[2:]))[TPOT] for one in groups]
+        tpot[name] = float(np.mean(sizes))
+    overheads_from = choose("overheads", tpot)
+    overheads = {one: fit.overheads(overheads_from(others[one], one[1])) for one in groups}
+    for name, which in FROM.items():
+        of = {one: fit.front_end(which(others[one], one[1]), overheads[one]) for one in groups}
+        sizes = [fit.size(one, (*overheads[one], *of[one]))[TTFT] for one in groups]
+        ttft[name] = float(np.mean(sizes))
+    front_end_from = choose("front end", ttft)
+    without = {
+        one: (
+            *overheads[one],
+            *fit.front_end(front_end_from(others[one], one[1]), overheads[one]),
         )
-        front_end = min(
-            product(REQUESTS_S, TOKENS_S), key=lambda pair: error((*overheads, *pair), 0)
-        )
-        return (*overheads, *front_end)
+        for one in groups
+    }
+    own = {}
+    for engine in sorted({engine for _, engine, _ in groups}):
+        pair = fit.overheads(overheads_from(groups, engine))
+        own[engine] = (*pair, *fit.front_end(front_end_from(groups, engine), pair))
+    return own, without
 
 
 def simulated(rows: Iterable[Row]) -> dict[Group, list[Row]]:
@@ -137,23 +193,9 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="replace the catalog's numbers")
     options = parser.parse_args()
     groups = simulated(row for path in options.measured for row in read_rows(path))
-    engines = sorted({engine for _, engine, _ in groups})
-    fit = Fit(groups)
-    own: dict[str, Constants] = {}
-    without: dict[Group, Constants] = {}
-    for engine in engines:
-        mine = [group for group in groups if group[1] == engine]
-        own[engine] = fit.constants(mine)
-        print(engine, "fitted to", len(mine), "groups:", own[engine], flush=True)
-        if len(mine) > 1:
-            for group in mine:
-                without[group] = fit.constants([other for other in mine if other != group])
-                print("  without", *group, without[group], flush=True)
-    for group in groups:
-        if group not in without:
-            others = [constants for engine, constants in own.items() if engine != group[1]]
-            a, b, c, d = np.median(others or [START], axis=0).tolist()
-            without[group] = (a, b, c, d)
+    own, without = fitted_constants(Fit(groups))
+    for name, constants in (*own.items(), *without.items()):
+        print(name, constants)
     held_out = {group: logarithms(rows, without[group]) for group, rows in groups.items()}
     in_sample = {group: logarithms(rows, own[group[1]]) for group, rows in groups.items()}
     print("| GPU | engine | model | rows | TTFT left out | TPOT | TTFT in sample | TPOT |")
@@ -164,7 +206,7 @@ def main() -> int:
     for name, logs in (("left out", held_out), ("in sample", in_sample)):
         print(name, *(f"{e:.1f} %" for e in medians(np.concatenate(list(logs.values())))))
     fitted = {}
-    for engine in engines:
+    for engine in own:
         mine = [group for group in groups if group[1] == engine]
         left_out = medians(np.concatenate([held_out[group] for group in mine]))
         row = {}

@@ -239,7 +239,7 @@ def paired(rows: Sequence[Row], lines: Sequence[dict[str, str]], peer: str) -> l
 
 
 def by_group(rows: Sequence[Row], lines: Sequence[dict[str, str]]) -> list[str]:
-    """Return errors and biases by GPU, engine and model."""
+    """Return errors and biases by GPU, engine and model, where any row is simulated."""
     measured = np.array([[row.ttft_s, row.tpot_s] for row in rows])
     found: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
@@ -254,10 +254,10 @@ def by_group(rows: Sequence[Row], lines: Sequence[dict[str, str]]) -> list[str]:
         who = "left_out" if group[-1] == "yes" else "engine"
         ratio = (times(lines, who) / measured)[numbers] - 1
         ratio = 100 * ratio[~np.isnan(ratio).any(axis=1)]
-        cells = ["–"] * 4
-        if len(ratio):
-            bias, size = np.median(ratio, axis=0), np.median(np.abs(ratio), axis=0)
-            cells = [f"{bias[0]:+.1f}", f"{size[0]:.1f}", f"{bias[1]:+.1f}", f"{size[1]:.1f}"]
+        if len(ratio) == 0:
+            continue
+        bias, size = np.median(ratio, axis=0), np.median(np.abs(ratio), axis=0)
+        cells = [f"{bias[0]:+.1f}", f"{size[0]:.1f}", f"{bias[1]:+.1f}", f"{size[1]:.1f}"]
         out.append(
             f"| {' | '.join(group)} | {len(ratio)} of {len(numbers)} | {' | '.join(cells)} |"
         )
