@@ -388,8 +388,8 @@ def run_settings(config: SimConfig) -> dict[str, Any]:
     """
     relevant = essential(config)
     settings = {key: value for key, value in config.to_dict().items() if key in relevant}
-    if "latency" in relevant:
-        settings["latency"] = relevant["latency"]
+    if "latency" in settings:
+        settings["latency"] |= {"engine": None}  # what it filled in stands there
     if "request_classes" in relevant:
         settings["request_classes"] = relevant["request_classes"]
     return settings | {"warmup_seconds": 0.0}
