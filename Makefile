@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help study report test test-slurm lint format docs bench schema clean
+.PHONY: help study report test test-slurm lint format docs bench scoreboard schema clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -44,6 +44,9 @@ bench: $(VENV)/.runtime ## Measure the engines' speed, and what the workflow cos
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/batching.py
 	$(BIN)/python benchmarks/workflow.py
+
+scoreboard: $(VENV)/.runtime ## Simulate measured servers, report errors: MEASURED="a.csv b.csv"
+	$(BIN)/python benchmarks/scoreboard.py $(MEASURED)
 
 schema: $(VENV)/.runtime ## Write workflow/schemas/config.schema.json anew
 	$(BIN)/simlib study schema --output workflow/schemas/config.schema.json

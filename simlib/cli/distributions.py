@@ -70,6 +70,8 @@ def _moments(tokens: TokenDistribution) -> tuple[tuple[float, float], tuple[floa
     if tokens.mode == "fixed":
         value = float(tokens.value or 0)
         return (math.log(value), 0.0), (value, 0.0)
+    if tokens.mode == "uniform":
+        return _uniform_moments(int(tokens.low or 1), int(tokens.high or 1))
     if tokens.mode == "exponential":
         # the logarithm of a standard exponential has mean -gamma and variance pi²/6
         log = (math.log(tokens.mean) - _EULER_GAMMA, math.pi / math.sqrt(6.0))
@@ -83,6 +85,25 @@ def _moments(tokens: TokenDistribution) -> tuple[tuple[float, float], tuple[floa
     values = read_lengths(Path(str(tokens.path)))
     logs = np.log(values)
     return (float(logs.mean()), float(logs.std())), (float(values.mean()), float(values.std()))
+
+
+def _uniform_moments(low: int, high: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the moments in log and in real space; the first of the continuous uniform.
+
+    With lengths between a and b, E[ln X] = (b ln b - a ln a) / (b - a) - 1, and E[(ln X)²] is
+    (b ln² b - a ln² a) / (b - a) - 2 E[ln X]. Whole lengths from `low` to `high` fill what lies
+    half a token beyond both.
+    """
+    from simlib.workload.lengths import uniform_moments
+
+    whole = uniform_moments(low, high)
+    real = (whole.mean, math.sqrt(whole.variance))
+    if low == high:
+        return (math.log(low), 0.0), real
+    a, b = low - 0.5, high + 0.5
+    mean = (b * math.log(b) - a * math.log(a)) / (b - a) - 1.0
+    second = (b * math.log(b) ** 2 - a * math.log(a) ** 2) / (b - a) - 2.0 * mean
+    return (mean, math.sqrt(max(second - mean**2, 0.0))), real
 
 
 def _exp(x: float) -> float:

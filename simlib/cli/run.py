@@ -58,7 +58,8 @@ def _simulate_command(
     """Run one simulation and print its statistics as JSON.
 
     Options override the --config file, which overrides the defaults. Requests that arrive in
-    [warmup-seconds, sim-seconds) count.
+    [warmup-seconds, sim-seconds) count. With latency.engine, engine_defaults lists the settings
+    that are that engine's.
     """
     _report(config, overrides_of(given), replicate, dump_ttft)
 
@@ -127,7 +128,8 @@ def simulate(
     -------
     dict
         What `simlib.study.tables.one_run.statistics_of` returns, the resolved token distributions,
-        and the configuration. Values that do not exist are NaN here and null in the JSON.
+        and the configuration; with ``latency.engine``, what of it is the engine's. Values that do
+        not exist are NaN here and null in the JSON.
 
     Raises
     ------
@@ -160,6 +162,10 @@ def _report(
 
     config = resolve_config(source, overrides)
     records, statistics = run(config, replicate)
+    if config.serving == "batching" and config.latency.engine is not None:
+        from simlib.core.engine_defaults import assumed
+
+        statistics["engine_defaults"] = assumed(config.to_dict())
     statistics |= {
         "token_distributions": _distributions(records, config),
         "replicate": replicate,

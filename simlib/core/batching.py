@@ -20,6 +20,7 @@ from simlib.core.validation import (
 from simlib.errors import InvalidParameterError
 from simlib.files import canonical_json
 from simlib.latency.catalog import Precision
+from simlib.latency.catalog.engines import EngineName
 from simlib.latency.experts import EXPERT_IMBALANCE
 from simlib.latency.models import KvCacheDtype, LatencyKind
 from simlib.policies.batching import BATCH_POLICIES, BatchPolicyName
@@ -28,6 +29,9 @@ from simlib.policies.routers import RouterName
 
 BLOCK_TOKENS = 16
 """Tokens of one block of KV cache."""
+DEFAULT_GPU = "h100_sxm"
+MEMORY_FRACTION = 0.9
+"""Share of the memory that engines use (vLLM's default)."""
 ADDED_KEYS: dict[str, Any] = {
     "kv_cache_dtype": "bf16",
     "num_gpu_blocks_override": None,
@@ -39,6 +43,8 @@ ADDED_KEYS: dict[str, Any] = {
     "expert_imbalance": EXPERT_IMBALANCE,
     "data_parallel_size": 1,
     "enable_expert_parallel": False,
+    "gpu_memory_utilization": MEMORY_FRACTION,
+    "engine": None,
 }
 """Keys that the first results did not know, with the value that means what they had; with it, a
 key is no part of a point's identity, so that these results stay valid."""
@@ -67,6 +73,9 @@ class LatencyConfig(ConfigModel):
     """``aiconfigurator``: the engine whose kernels were measured."""
     path: str | None = None
     """``table``: a CSV file of measured iterations."""
+    engine: EngineName | None = None
+    """The serving engine whose defaults and costs are taken for what is not given: overheads,
+    front end, limits of a batch, how it is formed, type of the KV cache."""
     step_overhead_s: NonNegativeFloat = 0.0
     """Engine overhead of each iteration (scheduling, sampling), seconds."""
     sequence_overhead_s: NonNegativeFloat = 0.0
@@ -105,7 +114,7 @@ class ReplicaPool(ConfigModel):
     """Identical replicas of the model behind one router."""
 
     replicas: GpuCount = 1
-    gpu: str = Field(default="h100_sxm", min_length=1, max_length=200)
+    gpu: str = Field(default=DEFAULT_GPU, min_length=1, max_length=200)
     """GPU of the catalog or of ``gpus``."""
     tensor_parallel: GpuCount = 4
     """GPUs of one replica, or of each of its data-parallel ranks."""
@@ -119,6 +128,8 @@ class ReplicaPool(ConfigModel):
     """KV cache of one rank, tokens; default: what its memory leaves beside the weights."""
     num_gpu_blocks_override: PositiveInt | None = None
     """The same as a number of blocks, as vLLM reports it."""
+    gpu_memory_utilization: PositiveFloat = Field(default=MEMORY_FRACTION, le=1)
+    """Share of the memory that the engine uses."""
     block_size: PositiveInt = BLOCK_TOKENS
     """Tokens of one block of KV cache."""
     max_batch_tokens: PositiveInt = 8192
@@ -127,7 +138,8 @@ class ReplicaPool(ConfigModel):
     """Sequences of one iteration."""
     policy: BatchPolicyName = "chunked_prefill"
     """``chunked_prefill`` mixes chunks with decodes (Sarathi-Serve, vLLM V1);
-    ``prefill_first`` runs whole prompts while decodes wait (vLLM V0)."""
+    ``whole_prompts`` mixes whole prompts; ``chunks_first`` runs chunks while decodes wait (SGLang),
+    ``prefill_first`` whole prompts (vLLM V0)."""
     discipline: DisciplineName = "fcfs"
     """Which waiting prompt is next: first come, shortest, earliest TTFT deadline, or that of the
     first priority; the last two need ``request_classes``."""

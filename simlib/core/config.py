@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from simlib.core.batching import BatchingDisagg, BatchingMono, LatencyConfig
 from simlib.core.classes import SORTED_BY, RequestClass, check_sorted_by, in_order
+from simlib.core.engine_defaults import with_engine_defaults
 from simlib.core.own import Own, OwnGpu, OwnModel, check_own
 from simlib.core.reading import read_yaml
 from simlib.core.records import TtftDefinition
@@ -40,7 +41,7 @@ MAX_CONCURRENCY = 10**6
 Mode = Literal["mono", "disagg"]
 Engine = Literal["fast", "simpy"]
 Serving = Literal["token_rate", "batching"]
-TOKEN_MODES = ("log", "real_mean_std", "p50_p90", "fixed", "exponential", "empirical")
+TOKEN_MODES = ("log", "real_mean_std", "p50_p90", "fixed", "uniform", "exponential", "empirical")
 
 
 class ArrivalConfig(ConfigModel):
@@ -88,7 +89,7 @@ class TokenDistribution(ConfigModel):
     become ``log``.
     """
 
-    mode: Literal["log", "fixed", "exponential", "empirical"] = "log"
+    mode: Literal["log", "fixed", "uniform", "exponential", "empirical"] = "log"
     mean: FiniteFloat = 6.0
     """``log``: mean of the logarithm; ``exponential``: mean in tokens."""
     sigma: NonNegativeFloat = 0.9
@@ -97,6 +98,10 @@ class TokenDistribution(ConfigModel):
     """Shorter draws become this long, tokens."""
     value: PositiveInt | None = None
     """``fixed``: the length in tokens."""
+    low: PositiveInt | None = None
+    """``uniform``: the shortest length, tokens."""
+    high: PositiveInt | None = None
+    """``uniform``: the longest length, tokens."""
     path: str | None = None
     """``empirical``: a file of one length a line, drawn from with replacement."""
 
@@ -111,7 +116,13 @@ class TokenDistribution(ConfigModel):
             raise InvalidParameterError("value", None, "given in tokens (mode: fixed)")
         if self.mode == "empirical" and not self.path:
             raise InvalidParameterError("path", self.path, "a file of lengths (mode: empirical)")
-        for name in ("min_value", "value"):
+        if self.mode == "uniform":
+            for name in ("low", "high"):
+                if getattr(self, name) is None:
+                    raise InvalidParameterError(name, None, "given in tokens (mode: uniform)")
+            if self.high < self.low:  # type: ignore[operator]
+                raise InvalidParameterError("high", self.high, f">= low ({self.low}) tokens")
+        for name in ("min_value", "value", "low", "high"):
             if (getattr(self, name) or 0) > MAX_TOKENS:
                 raise InvalidParameterError(name, getattr(self, name), f"<= {MAX_TOKENS} tokens")
         if self.mode == "exponential" and not 0 < self.mean <= MAX_TOKENS:
@@ -132,6 +143,7 @@ class TokenDistribution(ConfigModel):
         keys = {
             "log": ("mean", "sigma", "min_value"),
             "fixed": ("value",),
+            "uniform": ("low", "high"),
             "exponential": ("mean", "min_value"),
             "empirical": ("path",),
         }[self.mode]
@@ -239,6 +251,11 @@ class SimConfig(ConfigModel):
     """After sim_seconds, serve every request to its end, so that no slow one is left out."""
     ttft_definition: TtftDefinition = "first_decode_step"
     """What TTFT means in every table; see `simlib.core.records.ttft_s`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _engine_fills_in(cls, data: Any) -> Any:
+        return with_engine_defaults(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _window_is_not_empty(self) -> Self:
@@ -358,9 +375,9 @@ def load_config(path: str | Path) -> SimConfig:
 def _parse_token_dist(
     raw: Mapping[str, Any] | None, kind: type[TokenDistribution] = PromptConfig
 ) -> TokenDistribution:
-    """Return the distribution that a mapping describes, in any of the six modes.
+    """Return the distribution that a mapping describes, in any of the seven modes.
 
-    Modes: log, real_mean_std, p50_p90, fixed, exponential, empirical.
+    Modes: log, real_mean_std, p50_p90, fixed, uniform, exponential, empirical.
     """
     return kind.from_dict(dict(raw or {}))
 

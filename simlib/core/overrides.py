@@ -13,6 +13,7 @@ _LENGTHS = {
     "real_mean_std": ("min_value",),
     "p50_p90": ("min_value",),
     "fixed": ("value",),
+    "uniform": ("low", "high"),
     "exponential": ("min_value",),
     "empirical": ("path",),
 }

@@ -128,6 +128,8 @@ def _tokens(n: int, tokens: TokenDistribution, rng: np.random.Generator) -> leng
         return np.full(n, tokens.value, dtype=np.int64)
     if tokens.mode == "exponential":
         return lengths.exponential(n, tokens.mean, tokens.min_value, rng)
+    if tokens.mode == "uniform":
+        return lengths.uniform(n, int(tokens.low or 1), int(tokens.high or 1), rng)
     if tokens.mode == "empirical":
         return lengths.resample(n, lengths.read_lengths(Path(str(tokens.path))), rng)
     return lengths.lognormal(n, tokens.mean, tokens.sigma, tokens.min_value, rng)

@@ -116,8 +116,8 @@ def _settings_of(config: ConfigSource) -> tuple[dict[str, Any], str]:
     """Return the settings as a tree of plain dicts, and the file that they come from."""
     if config is None:
         return {}, ""
-    if isinstance(config, SimConfig):
-        return config.to_dict(), ""
+    if isinstance(config, SimConfig):  # defaults are left out: an engine may have others
+        return config.model_dump(mode="json", exclude_unset=True), ""
     data = read_yaml(config)
     if "studies" in data or "defaults" in data:
         data = data.get("defaults") or {}

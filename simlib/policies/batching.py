@@ -33,6 +33,8 @@ def prefill_first(left: int, budget: int, first: bool) -> int:
 BATCH_POLICIES: dict[str, BatchPolicy] = {
     "chunked_prefill": BatchPolicy(chunked_prefill, mixes=True),
     "prefill_first": BatchPolicy(prefill_first, mixes=False),
+    "chunks_first": BatchPolicy(chunked_prefill, mixes=False),
+    "whole_prompts": BatchPolicy(prefill_first, mixes=True),
 }
 
 if TYPE_CHECKING:

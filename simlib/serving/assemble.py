@@ -205,6 +205,7 @@ def _rank_blocks(pool: ReplicaPool, latency: LatencyConfig, table: Path | None, 
             expert_precision=latency.expert_precision,
             data_parallel_size=pool.data_parallel_size,
             kv_bytes=KV_BYTES[latency.kv_cache_dtype],
+            memory_fraction=pool.gpu_memory_utilization,
         )
     if tokens < pool.block_size:
         allowed = f"enough GPUs for one block of {pool.block_size} tokens"

@@ -39,9 +39,15 @@ def exponential(n: int, mean: float, min_value: int, rng: np.random.Generator) -
     return whole_tokens(mean * rng.standard_exponential(n), min_value)
 
 
+def uniform(n: int, low: int, high: int, rng: np.random.Generator) -> Tokens:
+    """Draw whole lengths from `low` to `high`, both included, each as likely as the others."""
+    # random() and not integers(): one draw per request, so prefixes agree for every n
+    return low + (rng.random(n) * (high - low + 1)).astype(np.int64)
+
+
 def resample(n: int, values: Tokens, rng: np.random.Generator) -> Tokens:
     """Draw with replacement from observed lengths."""
-    # random() and not integers(): one draw per request, so prefixes agree for every n
+    # random() as in `uniform`
     return values[(rng.random(n) * len(values)).astype(np.int64)]
 
 
@@ -86,6 +92,12 @@ class Moments:
     def variance(self) -> float:
         """Variance in tokens squared."""
         return self.second - self.mean**2
+
+
+def uniform_moments(low: int, high: int) -> Moments:
+    """Return the moments of `uniform`; n whole numbers in a row have variance (n² - 1) / 12."""
+    mean = 0.5 * (low + high)
+    return Moments(mean, mean**2 + ((high - low + 1) ** 2 - 1) / 12.0)
 
 
 def lognormal_moments(mean: float, sigma: float, min_value: int) -> Moments:

@@ -44,6 +44,7 @@ lengths = st.one_of(
         st.floats(0.0, 1.5),
         st.integers(1, 50),
     ),
+    st.builds(lambda low: {"mode": "uniform", "low": low, "high": 2 * low}, st.integers(1, 2000)),
     st.builds(lambda mean: {"mode": "exponential", "mean": mean}, st.floats(1.0, 2000.0)),
 )
 

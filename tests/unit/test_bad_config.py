@@ -24,7 +24,7 @@ from simlib.errors import InvalidParameterError
 
 NAN, INF = float("nan"), float("inf")
 MAPPING = "a mapping of keys to values"
-MODES = "one of log, real_mean_std, p50_p90, fixed, exponential, empirical"
+MODES = "one of log, real_mean_std, p50_p90, fixed, uniform, exponential, empirical"
 
 # keys of SimConfig, then: the name in the message, the value, what is allowed
 MALFORMED = [
@@ -107,6 +107,30 @@ MALFORMED = [
         "output_tokens.value",
         10**30,
         "<= 1000000000",
+    ),
+    (
+        {"output_tokens": {"mode": "uniform", "high": 9}},
+        "output_tokens.low",
+        None,
+        "given in tokens",
+    ),
+    (
+        {"output_tokens": {"mode": "uniform", "low": 9}},
+        "output_tokens.high",
+        None,
+        "given in tokens",
+    ),
+    (
+        {"output_tokens": {"mode": "uniform", "low": 9, "high": 8}},
+        "output_tokens.high",
+        8,
+        ">= low (9) tokens",
+    ),
+    (
+        {"prompt_tokens": {"mode": "uniform", "low": 1, "high": 10**10}},
+        "prompt_tokens.high",
+        10**10,
+        "<= 1000000000 tokens",
     ),
     ({"output_tokens": {"mode": "empirical"}}, "output_tokens.path", None, "a file of lengths"),
     (

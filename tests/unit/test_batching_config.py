@@ -11,6 +11,7 @@ from simlib.core.config import SimConfig
 from simlib.core.records import Status, ttft_parts, ttft_s
 from simlib.core.summary import summarise
 from simlib.errors import InvalidParameterError
+from simlib.policies.batching import BATCH_POLICIES
 from simlib.serving.assemble import deployment_of
 from simlib.study.jobs.simulate import simulate
 from simlib.study.plan.grid import point_id
@@ -34,7 +35,7 @@ POOLS = st.fixed_dictionaries(
         "kv_capacity_tokens": st.none() | st.integers(16, 10**7),
         "max_batch_tokens": st.integers(2048, 10**5),
         "max_batch_size": st.integers(1, 2048),
-        "policy": st.sampled_from(["chunked_prefill", "prefill_first"]),
+        "policy": st.sampled_from(list(BATCH_POLICIES)),
         "router": st.sampled_from(["round_robin", "random", "least_tokens", "power_of_two"]),
     },
 )
@@ -46,6 +47,7 @@ SECTIONS = st.fixed_dictionaries(
             optional={
                 "kind": st.sampled_from(["roofline", "affine", "aiconfigurator"]),
                 "precision": st.sampled_from(["bf16", "fp8"]),
+                "engine": st.none() | st.sampled_from(["vllm", "sglang", "trtllm"]),
                 "step_overhead_s": st.floats(0, 1),
                 "sequence_overhead_s": st.floats(0, 1),
             },
@@ -148,7 +150,11 @@ MALFORMED = [
     ("batching_mono.pool.max_batch_tokens", 255, ">= max_batch_size (256) with chunked_prefill"),
     ("batching_mono.pool.max_batch_size", 0, ">= 1"),
     ("batching_mono.pool.max_batch_size", "many", "a whole number"),
-    ("batching_mono.pool.policy", "chunked", "one of chunked_prefill, prefill_first"),
+    (
+        "batching_mono.pool.policy",
+        "chunked",
+        "one of chunked_prefill, prefill_first, chunks_first, whole_prompts",
+    ),
     ("batching_mono.pool.discipline", "lifo", "one of fcfs, sjf"),
     (
         "batching_mono.pool.router",

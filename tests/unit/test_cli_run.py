@@ -293,6 +293,19 @@ def test_exponential_log_moments_agree_with_draws() -> None:
     assert described["log_space"]["sigma"] == pytest.approx(logs.std(), rel=0.01)
 
 
+@pytest.mark.parametrize(("low", "high"), [(819, 1024), (1, 2), (7, 7)])
+def test_uniform_moments_agree_with_all_the_lengths(low: int, high: int) -> None:
+    """All lengths are alike, so their moments are sums; the logarithm's are those of a density."""
+    described = describe(PromptConfig(mode="uniform", low=low, high=high))
+    lengths = np.arange(low, high + 1)
+    real, logs = described["real_space"], described["log_space"]
+    assert real["mean"] == pytest.approx(lengths.mean(), rel=1e-12)
+    assert real["std"] == pytest.approx(lengths.std(), rel=1e-9, abs=1e-9)
+    assert logs["mean"] == pytest.approx(np.log(lengths).mean(), abs=0.05 if low == 1 else 1e-5)
+    if low > 1:
+        assert logs["sigma"] == pytest.approx(np.log(lengths).std(), rel=1e-2, abs=1e-9)
+
+
 def test_sampled_lengths_are_those_of_the_run() -> None:
     printed = statistics_of(
         *SHORT, "--set", "prompt_tokens.mode=fixed", "--set", "prompt_tokens.value=64"

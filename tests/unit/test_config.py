@@ -73,6 +73,7 @@ TOKENS = {
     "real_mean_std": {"mode": "real_mean_std", "mean": 600.0, "std": 500.0, "min_value": 4},
     "p50_p90": {"mode": "p50_p90", "p50": 400.0, "p90": 1500.0, "min_value": 4},
     "fixed": {"mode": "fixed", "value": 512},
+    "uniform": {"mode": "uniform", "low": 820, "high": 1024},
     "exponential": {"mode": "exponential", "mean": 300.0, "min_value": 1},
     "empirical": {"mode": "empirical", "path": "lengths.txt"},
 }

@@ -15,6 +15,8 @@ from simlib.workload.lengths import (
     lognormal_moments,
     read_lengths,
     resample,
+    uniform,
+    uniform_moments,
     whole_tokens,
 )
 
@@ -102,6 +104,16 @@ def test_exponential_draws_have_mean_and_deviation_equal():
     assert abs(draws.mean() - 500.0) < 4 * 500.0 / math.sqrt(len(draws))
     # the standard error of an exponential's deviation is deviation * sqrt(2 / n)
     assert abs(draws.std() - 500.0) < 4 * 500.0 * math.sqrt(2 / len(draws))
+
+
+def test_uniform_draws_every_length_from_low_to_high_equally_often():
+    draws = uniform(60_000, 8, 13, np.random.default_rng(0))
+    counts = np.bincount(draws, minlength=14)
+    assert counts[:8].sum() == 0
+    assert np.abs(counts[8:] - 10_000).max() < 5 * math.sqrt(60_000 * 5 / 36)
+    moments = uniform_moments(8, 13)
+    assert moments.mean == np.arange(8, 14).mean()
+    assert moments.variance == pytest.approx(np.arange(8, 14).var(), rel=1e-12)
 
 
 def test_resampling_draws_every_observed_length_equally_often():

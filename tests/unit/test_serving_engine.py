@@ -84,6 +84,29 @@ def test_prefill_first_takes_a_whole_prompt_above_the_budget_alone():
     assert records.finish_s.tolist() == [1, 2, 3]
 
 
+def test_with_chunks_first_decodes_stall_until_the_last_chunk():
+    """Budget 4: the 10 tokens take 3 iterations, in which the first request waits for its last."""
+    rows = ((0, 1, 3), (0.5, 10, 1))
+    small = {"max_batch_tokens": 4, "max_batch_size": 4}
+    chunks = simulate(requests_of(*rows), mono(policy="chunks_first", **small))
+    assert chunks.prefill_start_s[1] == 1
+    assert chunks.finish_s.tolist() == [6, 4]
+    whole = simulate(requests_of(*rows), mono(policy="prefill_first", **small))
+    assert whole.finish_s.tolist() == [4, 2]
+
+
+def test_with_whole_prompts_decodes_go_on_and_a_prompt_waits_for_room():
+    """Budget 8, one decode: two prompts of 4 do not fit an iteration, of 3 they do."""
+    small = {"max_batch_tokens": 8, "max_batch_size": 8}
+    for tokens, ends in ((4, [4, 2, 3]), (3, [4, 2, 2])):
+        rows = ((0, 1, 4), (0.5, tokens, 1), (0.5, tokens, 1))
+        records = simulate(requests_of(*rows), mono(policy="whole_prompts", **small))
+        assert records.finish_s.tolist() == ends
+    chunked = simulate(requests_of((0, 1, 4), (0.5, 4, 1), (0.5, 4, 1)), mono(**small))
+    assert chunked.finish_s.tolist() == [4, 2, 3]
+    assert chunked.prefill_start_s.tolist() == [0, 1, 1]  # a chunk of 3 went along
+
+
 @pytest.mark.parametrize("noted", [False, True])
 def test_an_arrival_at_an_iteration_boundary_joins_the_next_iteration(noted):
     """As a lane, and event by event, which a timeline asks for."""

@@ -87,6 +87,7 @@ def test_the_nth_request_is_the_same_for_every_rate(factor):
         {"mode": "log", "mean": 6.0, "sigma": 1.0},
         {"mode": "exponential", "mean": 300.0},
         {"mode": "fixed", "value": 7},
+        {"mode": "uniform", "low": 5, "high": 90},
         {"mode": "empirical"},
     ],
 )

@@ -78,6 +78,8 @@ def workload(config: SimConfig) -> str:
 def _lengths(tokens: TokenDistribution) -> str:
     if tokens.mode == "fixed":
         return str(tokens.value)
+    if tokens.mode == "uniform":
+        return f"{tokens.low} to {tokens.high}"
     if tokens.mode == "exponential":
         return f"exponential, mean {tokens.mean:.0f}"
     if tokens.mode == "empirical":

@@ -11,7 +11,7 @@ import numpy as np
 from simlib.errors import InvalidParameterError
 from simlib.study.figures.axes import XAxis
 from simlib.study.figures.data import Point
-from simlib.workload.lengths import Moments, lognormal_moments
+from simlib.workload.lengths import Moments, lognormal_moments, uniform_moments
 
 _POINTS = 60
 
@@ -68,6 +68,8 @@ def _moments(config: dict[str, Any]) -> tuple[Moments, Moments] | None:
         tokens = config[name]
         if tokens["mode"] == "fixed":
             found.append(Moments(float(tokens["value"]), float(tokens["value"]) ** 2))
+        elif tokens["mode"] == "uniform":
+            found.append(uniform_moments(tokens["low"], tokens["high"]))
         elif tokens["mode"] == "log":
             found.append(_lognormal(tokens["mean"], tokens["sigma"], tokens["min_value"]))
         else:

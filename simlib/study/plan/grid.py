@@ -372,8 +372,8 @@ def _essential_lengths(tokens: Any) -> dict[str, Any]:
 
 
 def _essential_latency(config: SimConfig) -> dict[str, Any]:
-    """Return the latency's settings; files count by their bytes."""
-    settings: dict[str, Any] = config.latency.to_dict()
+    """Return the latency's settings; files count by their bytes, an engine by what it fills in."""
+    settings: dict[str, Any] = config.latency.to_dict() | {"engine": None}
     if config.latency.model not in config.models and catalog.is_model_file(config.latency.model):
         settings["model"] = {"sha256": trace_sha256(catalog.model_path(config.latency.model))}
     settings["path"] = None
@@ -417,6 +417,8 @@ def run_settings(config: SimConfig) -> dict[str, Any]:
     """
     relevant = essential(config)
     settings = {key: value for key, value in config.to_dict().items() if key in relevant}
+    if "latency" in settings:
+        settings["latency"] |= {"engine": None}  # what it filled in stands there
     for section in ("request_classes", "models", "gpus"):
         if section in relevant:
             settings[section] = relevant[section]
