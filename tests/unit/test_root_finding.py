@@ -123,6 +123,17 @@ def test_a_target_that_is_kept_at_every_rate_is_open_above():
     assert (found.interval.low, found.interval.high) == (8.0, math.inf)
 
 
+def test_a_search_that_goes_on_begins_with_the_rates_that_are_known():
+    known = search(Curve(noise=0.3), relative=0.1).rates
+    curve = Curve(noise=0.3)
+    found = search(curve, start=0.1, relative=0.02, max_replicates=100, known=known)
+    assert min(curve.asked) >= min(known)  # not the start
+    assert found.interval.relative_half_width <= 0.02
+    assert found.interval.contains(10.0)
+    beyond = search(Curve(root=50.0), known=(5.0, 6.0))  # all of them below the crossing
+    assert beyond.interval.estimate == pytest.approx(50.0)
+
+
 def test_rates_can_be_kept_to_a_grid():
     curve = Curve(noise=0.2)
     found = search(curve, snap=lambda rate: float(f"{rate:.2g}"))

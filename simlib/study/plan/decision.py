@@ -39,7 +39,7 @@ class DeploymentSpace(ConfigModel):
             raise InvalidParameterError("gpus", gpus, "a number, or a number by a GPU's name")
         for name, count in counts.items():
             if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_GPUS:
-                where = f"gpus.{name}" if name else "gpus"
+                where = name or "gpus"
                 raise InvalidParameterError(where, count, f"a whole number, >= 1 and <= {MAX_GPUS}")
         return gpus
 
