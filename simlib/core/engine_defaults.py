@@ -53,11 +53,12 @@ def engine_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     latency = settings["latency"]
     engine = serving_engines()[latency["engine"]]
     found: dict[str, Any] = {
-        "latency.backend": latency["engine"],
         "latency.step_overhead_s": engine.step_overhead_s,
         "latency.sequence_overhead_s": engine.sequence_overhead_s,
     }
-    if latency.get("precision") == "fp8" and latency.get("kind") != "aiconfigurator":
+    if latency.get("kind") == "aiconfigurator":
+        found["latency.backend"] = latency["engine"]
+    elif latency.get("precision") == "fp8":
         found["latency.kv_cache_dtype"] = engine.fp8_kv_cache_dtype
     for section, roles in _POOLS.items():
         if not isinstance(settings.get(section), dict):
