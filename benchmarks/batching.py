@@ -33,7 +33,10 @@ FLOORS = {
     "mono 2": 10.0,
     "disagg 1+1": 10.0,
     "disagg 2+2": 10.0,
+    "disagg 2+2 round_robin": 10.0,
     "disagg 2+2 least_tokens": 10.0,
+    "disagg 2+2 power_of_two": 10.0,
+    "mono 2, long prompts": 30.0,
     "disagg 1+1, caches fill": 30.0,
     "mono 2, timeline": 30.0,
     "disagg 1+1, timeline": 30.0,
@@ -55,6 +58,14 @@ def lengths(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return prompt, output
 
 
+SETTINGS = {
+    "router": ("round_robin", "least_requests", "least_tokens", "power_of_two"),
+    "discipline": ("sjf", "edf"),
+    "policy": ("prefill_first",),
+}
+"""Words in the name of a case."""
+
+
 class Parts:
     """What deployments are made of, here or in the commit to compare with."""
 
@@ -64,12 +75,13 @@ class Parts:
             from simlib.latency import catalog
             from simlib.latency.models import latency_model
             from simlib.serving import engine
-            from simlib.serving.deployment import Pool, disaggregated, monolithic
+            from simlib.serving.deployment import Classes, Pool, disaggregated, monolithic
 
             self.pool: Callable[..., Any] = Pool.of
             self.monolithic, self.disaggregated = monolithic, disaggregated
             self.link = LinkConfig(bandwidth_bytes_per_s=50e9, base_latency_s=0.001)
         except ImportError:  # before there was one compiled engine
+            from simlib.serving.cluster import Classes  # type: ignore[attr-defined, no-redef]
             from simlib.serving.latency import latency_model  # type: ignore[import-not-found, no-redef]
 
             from simlib.serving import catalog, deployment  # type: ignore[attr-defined, no-redef]
@@ -81,7 +93,7 @@ class Parts:
         from simlib.serving.timeline import Timeline
 
         self.timeline = Timeline
-        self.simulate, self.closed_loop = engine.simulate, engine.simulate_closed_loop
+        self.engine, self.classes = engine, Classes
         self.latency = latency_model("roofline", **MODEL)
         self.kv_tokens = catalog.kv_capacity_tokens(
             catalog.model(MODEL["model"]), catalog.gpu(MODEL["gpu"]), MODEL["tensor_parallel"]
@@ -98,10 +110,9 @@ class Parts:
         kind, _, rest = name.partition(" ")
         settings: dict[str, Any] = {}
         for word in rest.replace(",", "").split():
-            if word in ("least_requests", "least_tokens"):
-                settings["router"] = word
-            if word in ("sjf", "prefill_first"):
-                settings["discipline" if word == "sjf" else "policy"] = word
+            for key, allowed in SETTINGS.items():
+                if word in allowed:
+                    settings[key] = word
         replicas = [int(count) for count in rest.split()[0].rstrip(",").split("+")]
         if kind == "mono":
             return self.monolithic(self.own(replicas=replicas[0], **settings))
@@ -113,6 +124,22 @@ class Parts:
             self.link,
         )
 
+    def closed_loop(self, prompt: Any, output: Any, concurrency: int, deployment: Any) -> Any:
+        """Simulate a closed loop."""
+        if hasattr(self.engine, "simulate_closed_loop"):  # as before
+            return self.engine.simulate_closed_loop(prompt, output, concurrency, deployment)
+        requests = Requests(np.zeros(len(prompt)), prompt, output)
+        return self.engine.simulate(requests, deployment, concurrency=concurrency)
+
+    def rate(self, name: str, prompt: Any, output: Any) -> float:
+        """Return the requests per second that a deployment completes when it is full."""
+        if name.startswith(f"mono {MANY} "):
+            return MANY * self.rate(name.replace(f" {MANY} ", " 1 "), prompt, output)
+        full = min(len(prompt), 6_000)
+        records = self.closed_loop(prompt[:full], output[:full], 400, self.deployment(name))
+        ends = np.sort(records.finish_s)
+        return float((full // 2) / (ends[3 * full // 4] - ends[full // 4]))
+
     def runner(self, name: str, n: int, load: float) -> Callable[[], Any]:
         """Return a function that simulates `n` requests of a case."""
         deployment = self.deployment(name)
@@ -122,34 +149,45 @@ class Parts:
             prompt = draw.integers(8_000, 32_000, n)
         if "closed" in name:
             return partial(self.closed_loop, prompt, output, 100, deployment)
-        full = min(n, 6_000)
-        records = self.closed_loop(prompt[:full], output[:full], 400, deployment)
-        ends = np.sort(records.finish_s)
-        rate = (full // 2) / (ends[3 * full // 4] - ends[full // 4])
-        arrival = np.cumsum(draw.exponential(1 / (load * rate), n))
-        run = partial(self.simulate, Requests(arrival, prompt, output), deployment)
+        plain = name.replace(" edf", "")  # the discipline does not change the rate
+        arrival = np.cumsum(draw.exponential(1 / (load * self.rate(plain, prompt, output)), n))
+        run = partial(self.engine.simulate, Requests(arrival, prompt, output), deployment)
+        if "edf" in name:
+            run.keywords["classes"] = self.classes(draw.choice([0.5, 2.0], n))
         if "timeline" in name:
-            return lambda: run(timeline=self.timeline())
+            return partial(self.with_timeline, run)
         return run
 
+    def with_timeline(self, run: Callable[..., Any]) -> None:
+        """Simulate, and make the tables of the timeline, as a job does."""
+        timeline = self.timeline()
+        run(timeline=timeline)
+        timeline.run([1, 1])
 
+
+MANY = 128
+"""Replicas of the case that is compared with a single one, at the same load of each."""
 CASES = (
     "mono 1",
     "mono 2",
     "mono 2 least_requests",
     "mono 2 prefill_first",
     "mono 2 sjf",
+    "mono 2 edf",
     "mono 2 closed",
     "mono 2, long prompts",
     "mono 2, timeline",
-    "mono 128 least_requests",
+    f"mono {MANY} least_requests",
     "disagg 1+1",
     "disagg 1+1 closed",
     "disagg 1+1 sjf",
+    "disagg 1+1 edf",
     "disagg 1+1, caches fill",
     "disagg 1+1, timeline",
     "disagg 2+2",
+    "disagg 2+2 round_robin",
     "disagg 2+2 least_tokens",
+    "disagg 2+2 power_of_two",
 )
 
 

@@ -19,7 +19,7 @@ from simlib.core.config import SimConfig
 from simlib.core.sampling import sample_requests
 from simlib.errors import InvalidParameterError
 from simlib.serving.assemble import deployment_of
-from simlib.serving.engine import simulate_closed_loop
+from simlib.serving.engine import simulate
 
 PUBLIC_SWEEP = {(1024, 1024), (1024, 8192), (8192, 1024)}
 """Prompt and output tokens of the public InferenceMAX sweep, whose client draws lengths from 0.8
@@ -249,9 +249,7 @@ def predict(settings: dict[str, Any]) -> tuple[float, float]:
     except InvalidParameterError as error:
         raise RefusedError(reason(error)) from None
     requests = sample_requests(config)
-    records = simulate_closed_loop(
-        requests.prompt_tokens, requests.output_tokens, config.arrival.concurrency, deployment
-    )
+    records = simulate(requests, deployment, concurrency=config.arrival.concurrency)
     if np.isnan(records.finish_s).any():
         raise RefusedError("a request does not fit the KV cache")
     ttft_s = records.first_token_s - records.arrival_s

@@ -31,7 +31,8 @@ from simlib.latency.aiconfigurator import build_latency_table
 from simlib.latency.models import latency_model
 from simlib.latency.protocol import LatencyModel
 from simlib.serving.deployment import Pool, monolithic
-from simlib.serving.engine import simulate_closed_loop
+from simlib.serving.engine import simulate
+from simlib.workload.requests import Requests
 
 LATENCIES = ("roofline", "affine", "aiconfigurator")
 REQUESTS_PER_PLACE = 10
@@ -182,7 +183,9 @@ def predict(
     prompt = draw.integers(round(shortest * row.prompt), row.prompt, count, endpoint=True)
     output = draw.integers(round(shortest * row.output), row.output, count, endpoint=True)
     deployment = monolithic(pool, front_end=front_end)
-    records = simulate_closed_loop(prompt, output, row.concurrency, deployment)
+    records = simulate(
+        Requests(np.zeros(count), prompt, output), deployment, concurrency=row.concurrency
+    )
     ttft = records.first_token_s - records.arrival_s
     tpot = (records.finish_s - records.first_token_s) / (output - 1)
     return float(ttft.mean()), float(tpot.mean())

@@ -10,22 +10,35 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numba
 from numba.core import caching
 
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows: each process compiles
+    fcntl = None  # type: ignore[assignment]
+
 F = TypeVar("F", bound=Callable[..., Any])
 _PACKAGE = Path(__file__).resolve().parent
-_SOURCES = ("serving", "policies", "latency", "core/recursion.py")
+_SOURCES = ("compiling.py", "serving", "policies", "latency", "core/recursion.py")
 """What compiled code is made of: a change of any file here makes kept code void."""
+_PATIENCE_S = 600.0
+"""Seconds to wait for another process that compiles, before compiling all the same."""
 
 
 def compiled(function: F) -> F:
-    """Compile a function that compiled functions call."""
+    """Compile a function that compiled functions call.
+
+    A call copies each array's shape and strides: what runs at every event takes few arrays, or is
+    `inlined`.
+    """
     return numba.njit(function, error_model="numpy", _nrt=False)  # type: ignore[no-any-return]
 
 
@@ -47,22 +60,21 @@ def entry_point(function: F) -> F:
 
 
 def choice(functions: Iterable[Callable[..., Any]]) -> Callable[..., Any]:
-    """Return a compiled function of (number, arguments) that calls the function of that number.
+    """Return a function of (number, arguments) that calls the function of that number.
 
-    One kernel thus serves all policies of a dict, in its order.
+    One kernel thus serves all policies of a dict, in its order. The switch is written out, since
+    Numba compiles no list of different functions; it is part of each caller, the functions not.
     """
-    first, *others = functions
-    chosen = compiled(first)
-    if not others:
-        return compiled(lambda _number, *given: chosen(*given))
-    rest = choice(others)
-
-    def call(number: int, *given: Any) -> Any:
-        if number == 0:
-            return chosen(*given)
-        return rest(number - 1, *given)
-
-    return compiled(call)
+    chosen = {f"function_{number}": compiled(one) for number, one in enumerate(functions)}
+    count = next(iter(chosen.values())).__code__.co_argcount
+    given = ", ".join(f"given_{place}" for place in range(count))
+    lines = [f"def choose(number, {given}):"]
+    lines += [f"    if number == {n}: return {name}({given})" for n, name in enumerate(chosen)]
+    lines[-1] = f"    return {list(chosen)[-1]}({given})"
+    space: dict[str, Any] = dict(chosen)
+    exec("\n".join(lines), space)
+    choose: Callable[..., Any] = inlined(space["choose"])
+    return choose
 
 
 def callable_from_compiled(functions: Iterable[Callable[..., Any]]) -> None:
@@ -127,6 +139,57 @@ class _Place(caching._CacheLocator):  # type: ignore[misc]
         return cls(py_func)
 
 
+@contextmanager
+def _no_blas() -> Iterator[None]:
+    """Keep Numba from importing SciPy, which it does to see whether it has a BLAS.
+
+    No function here multiplies matrices, and the import is a third of what loading code takes.
+    """
+    blas = "scipy.linalg.cython_blas"
+    if blas in sys.modules:
+        yield
+        return
+    sys.modules[blas] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[blas]
+
+
+class _Turn:
+    """The turn to compile: one process has it, others wait for what it leaves on disk.
+
+    The system gives the turn back when a process ends, however it does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+
+    def take(self) -> None:
+        """Wait until it is free; go on without it where files cannot be locked."""
+        if fcntl is None:  # pragma: no cover
+            return
+        deadline = time.monotonic() + _PATIENCE_S
+        try:
+            self._file = self._path.open("w")
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    _say("another process is compiling; waiting for what it makes …")
+                    time.sleep(0.1)
+        except OSError:  # a file system without locks
+            pass
+
+    def give_back(self) -> None:
+        """Let the next process look, and compile if there is still nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
 class _Implementation(caching.CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = (_Place,)
 
@@ -136,21 +199,35 @@ class _Kept(caching.FunctionCache):  # type: ignore[misc]
 
     _impl_class = _Implementation
 
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._turn = _Turn(Path(self.cache_path) / f"{function.__qualname__}.lock")
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            found = super().load_overload(sig, target_context)
-        except Exception:  # a damaged file is as good as none
-            found = None
-            self.flush()
+        found = self._kept(sig, target_context)
         if found is None:
-            _say("compiling, once per installation; the batching engine takes half a minute …")
+            self._turn.take()
+            found = self._kept(sig, target_context)  # what another process made meanwhile
+            if found is None:
+                _say("compiling, once per installation; the batching engine takes half a minute …")
+            else:
+                self._turn.give_back()
         return found
+
+    def _kept(self, sig: Any, target_context: Any) -> Any:
+        try:
+            with _no_blas():
+                return super().load_overload(sig, target_context)
+        except Exception:  # a damaged file is as good as none
+            self.flush()
+            return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
         except OSError as error:
             _say(f"compiled code cannot be kept ({error.strerror}): the next process compiles anew")
+        self._turn.give_back()
 
 
 class _NotKept(caching.NullCache):  # type: ignore[misc]

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from simlib.core.batching import LinkConfig
 from simlib.latency import catalog
 from simlib.latency.roofline import RooflineLatency
 from simlib.latency.steps import StepTable
 from simlib.latency.table import LatencyTable
+from simlib.workload.requests import Requests
+
+
+def at_once(prompt_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64]) -> Requests:
+    """Requests for a closed loop, which sends them."""
+    return Requests(np.zeros(len(prompt_tokens)), prompt_tokens, output_tokens)
 
 
 def a_link(

@@ -86,7 +86,7 @@ class RequestRecords:
 
 
 COLUMN_NAMES = tuple(field.name for field in fields(RequestRecords))
-_TIME_STAMPS = (
+TIME_STAMPS = (
     "routed_s",
     "prefill_start_s",
     "prefill_end_s",
@@ -129,7 +129,7 @@ def cut_at(records: RequestRecords, end_s: float) -> RequestRecords:
     Events at or after `end_s` did not happen; requests without a finish are unfinished.
     """
     changes: dict[str, NDArray[Any]] = {}
-    for name in _TIME_STAMPS:
+    for name in TIME_STAMPS:
         stamps = getattr(records, name)
         changes[name] = np.where(stamps < end_s, stamps, np.nan)
     lost = (records.status == Status.FINISHED) & np.isnan(changes["finish_s"])

@@ -46,23 +46,16 @@ def serve(
         from simlib.serving import twin as engine  # imports SimPy
     else:
         from simlib.serving import engine  # imports Numba
-    draws: dict[str, Any] = {"random_seed": config.random_seed, "replicate": replicate}
+    options: dict[str, Any] = {"random_seed": config.random_seed, "replicate": replicate}
     if config.class_key is not None:
-        draws["classes"] = _classes(config, config.class_key, replicate, len(requests))
+        options["classes"] = _classes(config, config.class_key, replicate, len(requests))
     if timeline is not None:
-        draws["timeline"] = timeline
-    records: RequestRecords
+        options["timeline"] = timeline
     if config.arrival.process.closed:
-        records = engine.simulate_closed_loop(
-            requests.prompt_tokens,
-            requests.output_tokens,
-            config.arrival.concurrency,
-            deployment,
-            **draws,
-        )
+        options["concurrency"] = config.arrival.concurrency
+    records: RequestRecords = engine.simulate(requests, deployment, **options)
+    if config.arrival.process.closed:
         records = _sent_in_time(records, config)
-    else:
-        records = engine.simulate(requests, deployment, **draws)
     return records if config.drain else cut_at(records, config.sim_seconds)
 
 

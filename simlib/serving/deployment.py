@@ -163,6 +163,12 @@ def disaggregated(
     return Deployment(prefill, decode, link, front_end=front_end)
 
 
+def check_concurrency(concurrency: int | None) -> None:
+    """Raise `InvalidParameterError` if a closed loop would keep nothing in flight."""
+    if concurrency is not None and concurrency < 1:
+        raise InvalidParameterError("concurrency", concurrency, ">= 1")
+
+
 def exposed_bytes(
     total_bytes: float, prefill_s: float, overlap_layers: int, bandwidth_bytes_per_s: float
 ) -> float:

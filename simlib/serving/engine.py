@@ -13,21 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simlib.core.records import RequestRecords, Status, records_of
-from simlib.errors import InvalidParameterError
 from simlib.latency.formulas import FORMULAS
 from simlib.policies.batching import BATCH_POLICIES
 from simlib.policies.disciplines import DISCIPLINES
 from simlib.policies.routers import ROUTERS
 from simlib.serving import state
-from simlib.serving.deployment import Classes, Deployment, Pool
+from simlib.serving.deployment import Classes, Deployment, Pool, check_concurrency
 from simlib.serving.kernel import run_events
 from simlib.serving.state import State
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
 
-__all__ = ["Classes", "simulate", "simulate_closed_loop"]
+__all__ = ["Classes", "simulate"]
 
-_ROWS = 1 << 14
+_ROWS = 1 << 12
 """Rows of a timeline's tables that are noted before they are taken out."""
 
 
@@ -35,6 +34,7 @@ def simulate(
     requests: Requests,
     deployment: Deployment,
     *,
+    concurrency: int | None = None,
     random_seed: int = 0,
     replicate: int = 0,
     classes: Classes | None = None,
@@ -48,6 +48,10 @@ def simulate(
         What arrives, in order of arrival.
     deployment
         The pools, and what lies before and between them.
+    concurrency
+        If given, a closed loop, in which arrival times are not read: so many requests arrive at
+        0, and each completion lets the next one arrive at the same instant, from which its
+        deadline counts. At least 1; rejected requests take no place.
     random_seed, replicate
         Seed of the routing draws (only routers that draw use them).
     classes
@@ -63,55 +67,15 @@ def simulate(
     Raises
     ------
     InvalidParameterError
-        If a discipline lacks its column.
-    """
-    s = _state(requests, deployment, random_seed, replicate, classes or Classes(), timeline)
-    s.run[0].sent = len(requests)
-    return _run(s, requests, deployment, timeline)
-
-
-def simulate_closed_loop(
-    prompt_tokens: NDArray[np.int64],
-    output_tokens: NDArray[np.int64],
-    concurrency: int,
-    deployment: Deployment,
-    *,
-    random_seed: int = 0,
-    replicate: int = 0,
-    classes: Classes | None = None,
-    timeline: Timeline | None = None,
-) -> RequestRecords:
-    """Simulate a benchmark that keeps `concurrency` requests in flight.
-
-    The first ones arrive at 0; each completion lets the next one arrive at the same instant.
-    Requests that can never fit are rejected and take no place.
-
-    Parameters
-    ----------
-    prompt_tokens, output_tokens
-        Lengths in order of sending; arrival times come out in the records.
-    concurrency
-        At least 1; above the number of requests, all arrive at 0.
-    deployment, random_seed, replicate, classes, timeline
-        As in `simulate`; a deadline counts from when the request is sent.
-
-    Raises
-    ------
-    InvalidParameterError
         If concurrency is below 1, or a discipline lacks its column.
     """
-    if concurrency < 1:
-        raise InvalidParameterError("concurrency", concurrency, ">= 1")
-    requests = Requests(np.zeros(len(prompt_tokens)), prompt_tokens, output_tokens)
-    s = _state(requests, deployment, random_seed, replicate, classes or Classes(), timeline)
-    s.run[0].closed = True
-    s.run[0].vacant = concurrency
-    return _run(s, requests, deployment, timeline)
-
-
-def _run(
-    s: State, requests: Requests, deployment: Deployment, timeline: Timeline | None
-) -> RequestRecords:
+    check_concurrency(concurrency)
+    draws = deployment.routing_draws(len(requests), random_seed, replicate)
+    s = _state(requests, deployment, draws, classes or Classes(), timeline)
+    if concurrency is None:
+        s.run[0].sent = len(requests)
+    else:
+        s.run[0].vacant = concurrency
     rows_to_spare = s.ends.shape[1] + 8  # what one event may note at most
     while run_events(s, rows_to_spare):
         assert timeline is not None
@@ -127,8 +91,7 @@ def _run(
 def _state(
     requests: Requests,
     deployment: Deployment,
-    random_seed: int,
-    replicate: int,
+    draws: list[list[NDArray[np.float64]]],
     classes: Classes,
     timeline: Timeline | None,
 ) -> State:
@@ -140,27 +103,26 @@ def _state(
     places = 1 << (count + len(links) + 2).bit_length()
     slo_s, priority = classes.columns(deployment, n)
     rows = 0 if timeline is None else max(_ROWS, 4 * (batch + 8))
-    draws = [
-        column for pool in deployment.routing_draws(n, random_seed, replicate) for column in pool
-    ]
-    front_end = deployment.front_end
+    uniforms = [column for pool in draws for column in pool]
+    moves_on = deployment.decode is not None or deployment.front_end is not None
     return State(
         run=_run_record(deployment, count, len(links), timeline),
         pools=pools,
         replicas=_replicas(pools, count),
         requests=_request_rows(requests, deployment),
         links=links,
-        workers_s=np.zeros(0 if front_end is None else front_end.workers),
+        workers_s=np.zeros(deployment.front_end.workers if deployment.front_end else 0),
         stamps=_stamps(requests, deployment, timeline),
         counts=np.array([[-1], [-1], [0]], np.int32).repeat(n, axis=1),
         key=np.empty(n),
-        due=np.empty(n if deployment.decode is not None or front_end is not None else 0),
+        due=np.empty(n if moves_on else 0),
         slo_s=slo_s,
         priority=priority,
-        uniforms=np.array(draws).reshape(len(draws), n),
+        uniforms=np.array(uniforms).reshape(len(uniforms), n),
         ends=np.empty((count, batch), np.int64),
         joined=np.empty((count, batch), np.int32),
         ending=np.empty((count, batch), np.int32),
+        entering=np.empty(batch, np.int32),
         phases=np.zeros((count, int(pools.block_tokens.max())), np.int64),
         outstanding=np.zeros((2, count), np.int64),
         starting=np.empty(count, np.int64),

@@ -25,8 +25,10 @@ from simlib.compiling import compiled, entry_point, inlined
 from simlib.policies.disciplines import RequestView
 from simlib.policies.routers import PoolView
 from simlib.serving import notes
-from simlib.serving.iterations import complete, cut, leave, mark_to_start, start, steps_begun
-from simlib.serving.kv_cache import blocks_of, fits, growing_blocks
+from simlib.serving.deployment import exposed_bytes
+from simlib.serving.iterations import complete, cut, leave, mark_to_start, start
+from simlib.serving.jumps import steps_begun
+from simlib.serving.kv_cache import blocks_of, fits
 from simlib.serving.policies import choose_replica, queue_key
 from simlib.serving.queues import pop, push, schedule
 from simlib.serving.state import (
@@ -42,7 +44,6 @@ from simlib.serving.state import (
     State,
 )
 
-NOT_KNOWN: Final = -1
 TOGETHER_BYTES: Final = 1e-6
 """Transfers on a fair link that are this close to their last byte end together: rounding alone
 does not order them."""
@@ -76,8 +77,10 @@ def run_events(s: State, rows_to_spare: int) -> bool:
         if time_s == inf:
             return False
         run.now_s = time_s
+        pool, entering = 0, 0
         if place < run.first_link:
             end_iteration(s, place)
+            pool, entering = 1, hand_over(s, place)
         elif place < run.transfers:
             end_sending(s, place - run.first_link)
         elif place == run.transfers:
@@ -86,7 +89,10 @@ def run_events(s: State, rows_to_spare: int) -> bool:
             request = leave_front_end(s) if place == run.reading else arrive(s)
             if request != NOBODY:
                 s.stamps[ROUTED, request] = time_s
-                enter(s, 0, request)
+                s.entering[0] = request
+                entering = 1
+        for one in range(entering):
+            enter(s, pool, s.entering[one])
 
 
 # ---------------------------------------------------------------- arrivals
@@ -128,7 +134,7 @@ def arrive(s: State) -> int:
     s.workers_s[worker] = read_s
     s.due[request] = read_s
     run.read = push(s.requests, s.due, run.read, request)
-    schedule(s.next_s, s.winners, run.reading, s.due[run.read])
+    plan_first(s, run.reading, run.read)
     return NOBODY
 
 
@@ -138,8 +144,14 @@ def leave_front_end(s: State) -> int:
     run = s.run[0]
     request = run.read
     run.read = pop(s.requests, s.due, request)
-    schedule(s.next_s, s.winners, run.reading, s.due[run.read] if run.read != NOBODY else inf)
+    plan_first(s, run.reading, run.read)
     return int(request)
+
+
+@inlined
+def plan_first(s: State, place: int, first: int) -> None:
+    """Set a place of the calendar to when the first request of a heap by `due` is due."""
+    schedule(s.next_s, s.winners, place, s.due[first] if first != NOBODY else inf)
 
 
 @inlined
@@ -180,7 +192,7 @@ def enter(s: State, which: int, request: int) -> None:
         and (was_empty or not pool.in_order)
         and replica.batch < pool.max_batch_size
     ):
-        cut(s, at, s.run[0].now_s)
+        cut(s, at)
 
 
 # ---------------------------------------------------------------- iterations
@@ -190,19 +202,27 @@ def enter(s: State, which: int, request: int) -> None:
 def end_iteration(s: State, at: int) -> None:
     """End a jump, and let happen what follows from it elsewhere."""
     replica = s.replicas[at]
-    ended = complete(s, at)
+    complete(s, at)
     schedule(s.next_s, s.winners, at, inf)
     mark_to_start(s, at)
-    if s.run[0].closed and ended > 0:
-        s.run[0].vacant += ended
+    if s.run[0].sent < len(s.requests):
         send(s)
-    if s.pools[replica.pool].hands_over:
-        for place in range(replica.ending):
-            leave(s, at, int(s.requests[s.ending[at, place]].prompt))
-            enter(s, 1, s.ending[at, place])
-        replica.ending = 0
-    elif replica.unreserved > 0:
+    if replica.unreserved > 0:
         reserve_waiting(s, at)
+
+
+@inlined
+def hand_over(s: State, at: int) -> int:
+    """Let prompts that end with an iteration enter the decode pool; return how many."""
+    replica = s.replicas[at]
+    if not s.pools[replica.pool].hands_over:
+        return 0
+    count = int(replica.ending)
+    for place in range(count):
+        s.entering[place] = s.ending[at, place]
+        leave(s, at, int(s.requests[s.ending[at, place]].prompt))
+    replica.ending = 0
+    return count
 
 
 # ---------------------------------------------------------------- transfers
@@ -213,45 +233,35 @@ def reserve_waiting(s: State, at: int) -> None:
     """Give waiting KV caches their blocks, in order, and ask for their transfers."""
     replica = s.replicas[at]
     pool = s.pools[replica.pool]
-    block = pool.block_tokens
-    now_s = s.run[0].now_s
     steps = replica.steps if replica.end_s != inf else 0
-    begun = NOT_KNOWN
     before = replica.fixed_blocks
     while replica.unreserved > 0 and not replica.blocked:
         request = replica.waiting
         if s.requests[request].recomputes:
             break
-        blocks = blocks_of(int(s.requests[request].prompt), block)
-        left = pool.capacity_blocks - replica.fixed_blocks - blocks
-        if replica.context + (steps + block - 1) * replica.batch > left * block:
-            if begun == NOT_KNOWN:
-                begun = steps_begun(replica, pool, s.parameters[replica.pool], now_s)
-            if growing_blocks(replica, s.phases[at], block, begun) > left:
-                replica.blocked = True
-                break
+        blocks = blocks_of(int(s.requests[request].prompt), pool.block_tokens)
+        # after all steps of the running jump, else after those that have begun
+        if not fits(s, at, steps, blocks) and not fits(s, at, steps_begun(s, at), blocks):
+            replica.blocked = True
+            break
         replica.fixed_blocks += blocks
         replica.unreserved -= 1
         replica.queued -= 1
         replica.waiting = pop(s.requests, s.key, request)
         transfer(s, request)
     if replica.fixed_blocks != before:
-        if now_s < s.run[0].noted_until_s:
-            begun = steps_begun(replica, pool, s.parameters[replica.pool], now_s)
-            notes.moved(s, at, now_s, replica.fixed_blocks - before, begun)
-        left = pool.capacity_blocks - replica.fixed_blocks
-        if steps > 1 and not fits(replica, s.phases[at], block, steps, left):
-            cut(s, at, now_s)
+        notes.moved(s, at, replica.fixed_blocks - before)
+        if steps > 1 and not fits(s, at, steps, 0):
+            cut(s, at)
 
 
 @inlined
 def transfer(s: State, request: int) -> None:
     """Ask the link of a request's prefill replica for its transfer."""
     run = s.run[0]
+    took_s = s.stamps[PREFILL_END, request] - s.stamps[PREFILL_START, request]
     size = run.token_bytes * s.requests[request].prompt
-    if run.overlap_layers > 0:  # as `simlib.serving.deployment.exposed_bytes` says
-        took_s = s.stamps[PREFILL_END, request] - s.stamps[PREFILL_START, request]
-        size = max(size / run.overlap_layers, size - run.bandwidth * took_s)
+    size = exposed_bytes(size, took_s, run.overlap_layers, run.bandwidth)
     which = s.counts[PREFILL_REPLICA, request] if len(s.links) > 1 else 0
     link = s.links[which]
     if run.fair:
@@ -320,7 +330,7 @@ def end_in(s: State, request: int, time_s: float) -> None:
     s.stamps[TRANSFER_END, request] = time_s
     s.due[request] = time_s
     run.in_transfer = push(s.requests, s.due, run.in_transfer, request)
-    schedule(s.next_s, s.winners, run.transfers, s.due[run.in_transfer])
+    plan_first(s, run.transfers, run.in_transfer)
 
 
 @inlined
@@ -329,17 +339,14 @@ def end_transfer(s: State) -> None:
     run = s.run[0]
     request = run.in_transfer
     run.in_transfer = pop(s.requests, s.due, request)
-    following_s = s.due[run.in_transfer] if run.in_transfer != NOBODY else inf
-    schedule(s.next_s, s.winners, run.transfers, following_s)
+    plan_first(s, run.transfers, run.in_transfer)
 
     entry, decode = s.pools[0], s.pools[1]
     at = entry.first + s.counts[PREFILL_REPLICA, request]
     source = s.replicas[at]
     freed = blocks_of(int(s.requests[request].prompt), entry.block_tokens)
     source.fixed_blocks -= freed
-    if run.now_s < run.noted_until_s:
-        begun = steps_begun(source, entry, s.parameters[0], run.now_s)
-        notes.moved(s, at, run.now_s, -freed, begun)
+    notes.moved(s, at, -freed)
     if source.end_s == inf and source.waiting != NOBODY:
         mark_to_start(s, at)
 
@@ -354,4 +361,4 @@ def end_transfer(s: State) -> None:
     if target.end_s == inf:
         mark_to_start(s, at)
     elif target.steps > 1 and target.batch < decode.max_batch_size:
-        cut(s, at, run.now_s)
+        cut(s, at)

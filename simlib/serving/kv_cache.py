@@ -1,4 +1,4 @@
-"""KV cache of one replica: blocks of sequences that grow together, one token each per step.
+"""KV cache of a replica: blocks of sequences that grow together, one token each per step.
 
 Only how many sequences there are per position within a block matters, so the blocks at any later
 step follow in O(block), whatever the number of sequences.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from simlib.compiling import compiled, inlined
+from simlib.serving.state import State
 
 
 @inlined
@@ -18,17 +19,19 @@ def blocks_of(tokens: int, block: int) -> int:
 
 
 @inlined
-def add(replica: Any, phases: Any, held: int, block: int) -> None:
+def add(s: State, at: int, held: int) -> None:
     """Take in a decoding sequence that holds `held` tokens."""
-    phases[(held - replica.step) % block] += 1
+    replica = s.replicas[at]
+    s.phases[at, (held - replica.step) % s.pools[replica.pool].block_tokens] += 1
     replica.batch += 1
     replica.context += held
 
 
 @inlined
-def remove(replica: Any, phases: Any, held: int, block: int) -> None:
+def remove(s: State, at: int, held: int) -> None:
     """Let go of a decoding sequence that holds `held` tokens."""
-    phases[(held - replica.step) % block] -= 1
+    replica = s.replicas[at]
+    s.phases[at, (held - replica.step) % s.pools[replica.pool].block_tokens] -= 1
     replica.batch -= 1
     replica.context -= held
 
@@ -48,30 +51,46 @@ def growing_blocks(replica: Any, phases: Any, block: int, ahead: int) -> int:
 
 
 @inlined
-def fits(replica: Any, phases: Any, block: int, ahead: int, blocks: int) -> bool:
-    """Return whether the decoding sequences are within `blocks` after `ahead` more steps."""
-    if replica.context + (ahead + block - 1) * replica.batch <= blocks * block:
+def held_blocks(s: State, at: int, ahead: int) -> int:
+    """Return all blocks that the replica holds once `ahead` more steps are done."""
+    replica = s.replicas[at]
+    block = s.pools[replica.pool].block_tokens
+    return int(replica.fixed_blocks + growing_blocks(replica, s.phases[at], block, ahead))
+
+
+@inlined
+def fits(s: State, at: int, ahead: int, more: int) -> bool:
+    """Return whether there is room for `more` blocks after `ahead` more steps."""
+    replica = s.replicas[at]
+    pool = s.pools[replica.pool]
+    left = pool.capacity_blocks - replica.fixed_blocks - more
+    block = pool.block_tokens
+    if replica.context + (ahead + block - 1) * replica.batch <= left * block:
         return True  # whatever their positions
-    return bool(growing_blocks(replica, phases, block, ahead) <= blocks)
+    return bool(growing_blocks(replica, s.phases[at], block, ahead) <= left)
 
 
-@compiled
-def steps_within(replica: Any, phases: Any, block: int, most: int, blocks: int) -> int:
-    """Return the most steps up to `most`, at least 1, that leave the sequences within `blocks`.
+@inlined
+def steps_within(s: State, at: int, most: int) -> int:
+    """Return the most steps up to `most`, at least 1, for which there are blocks.
 
     Every sequence takes one block per `block` steps; the last of these cycles goes step by step.
     """
-    if replica.context + (most + block - 1) * replica.batch <= blocks * block:
+    replica, phases = s.replicas[at], s.phases[at]
+    pool = s.pools[replica.pool]
+    block = pool.block_tokens
+    left = pool.capacity_blocks - replica.fixed_blocks
+    if replica.context + (most + block - 1) * replica.batch <= left * block:
         return most
     held = growing_blocks(replica, phases, block, 0)
-    cycles = max((blocks - held) // replica.batch, 0)
+    cycles = max((left - held) // replica.batch, 0)
     steps = cycles * block
     if steps >= most:
         return most
     held += cycles * replica.batch
     while steps < most:
         held += phases[-(replica.step + steps) % block]
-        if held > blocks:
+        if held > left:
             break
         steps += 1
     return int(max(steps, 1))

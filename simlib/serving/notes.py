@@ -11,26 +11,28 @@ from __future__ import annotations
 from math import inf, isnan
 
 from simlib.compiling import compiled, inlined
-from simlib.serving.kv_cache import growing_blocks
+from simlib.serving.jumps import steps_begun
+from simlib.serving.kv_cache import held_blocks
 from simlib.serving.policies import decode_line
 from simlib.serving.state import LAST_TOKEN, State
 
 
-@compiled
-def held_blocks(s: State, at: int, ahead: int) -> int:
-    """Return the blocks that a replica holds once `ahead` more steps are done."""
-    replica = s.replicas[at]
-    block = s.pools[replica.pool].block_tokens
-    return int(replica.fixed_blocks + growing_blocks(replica, s.phases[at], block, ahead))
+@inlined
+def noted(s: State, time_s: float) -> bool:
+    """Return whether there is a timeline, and what begins at a time is part of it."""
+    return bool(time_s < s.run[0].noted_until_s)
 
 
 @inlined
-def starts(s: State, at: int, prefill_tokens: int) -> None:
-    """Remember what is known at the start of a jump only."""
+def starts(s: State, at: int, prefill_tokens: int, first_s: float) -> None:
+    """Note a jump that starts, with a first iteration until `first_s`."""
     replica = s.replicas[at]
-    replica.prefill_tokens = prefill_tokens
-    replica.first_waiting = replica.queued
-    replica.first_blocks = held_blocks(s, at, 1 if replica.steps > 0 else 0)
+    if noted(s, replica.start_s):
+        replica.prefill_tokens = prefill_tokens
+        replica.first_waiting = replica.queued
+        replica.first_blocks = held_blocks(s, at, 1 if replica.steps > 0 else 0)
+        if replica.steps > 0:
+            first_gaps(s, at, first_s)
 
 
 @inlined
@@ -62,16 +64,18 @@ def note_gaps(
 
 
 @inlined
-def ends(s: State, at: int, now_s: float) -> None:
+def ends(s: State, at: int) -> None:
     """Note a jump that ends, before anything ends with it."""
     run = s.run[0]
     replica = s.replicas[at]
+    if not noted(s, replica.start_s):
+        return
     pool = s.pools[replica.pool]
     row = s.jumps[run.jumps]
     row.pool = 1 if pool.receives else 0
     row.replica = at - pool.first
     row.start_s = replica.start_s
-    row.end_s = now_s
+    row.end_s = replica.end_s
     row.steps = replica.steps
     row.prefill_tokens = replica.prefill_tokens
     row.decode_batch = replica.batch if replica.steps > 0 else 0
@@ -111,20 +115,25 @@ def later_gaps(s: State, at: int) -> None:
 def leaves(s: State, at: int) -> None:
     """Note the blocks that are still held after what ended with the jump noted last."""
     run = s.run[0]
-    s.jumps[run.jumps].left_blocks = held_blocks(s, at, 0)
-    run.jumps += 1
+    if noted(s, s.replicas[at].start_s):
+        s.jumps[run.jumps].left_blocks = held_blocks(s, at, 0)
+        run.jumps += 1
 
 
-@compiled
-def moved(s: State, at: int, time_s: float, taken: int, begun_steps: int) -> None:
+@inlined
+def moved(s: State, at: int, taken: int) -> None:
     """Note that blocks were taken (or freed) for a transfer, at a time when a jump may run."""
     run = s.run[0]
+    if not noted(s, run.now_s):
+        return
+    replica = s.replicas[at]
+    pool = s.pools[replica.pool]
     row = s.moves[run.moves]
-    after = held_blocks(s, at, begun_steps)
-    row.pool = 1 if s.pools[s.replicas[at].pool].receives else 0
-    row.running = s.replicas[at].end_s != inf
-    row.replica = at - s.pools[s.replicas[at].pool].first
-    row.time_s = time_s
+    after = held_blocks(s, at, steps_begun(s, at))
+    row.pool = 1 if pool.receives else 0
+    row.running = replica.end_s != inf
+    row.replica = at - pool.first
+    row.time_s = run.now_s
     row.before = after - taken
     row.after = after
     run.moves += 1

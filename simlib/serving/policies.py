@@ -7,8 +7,9 @@ from simlib.latency.formulas import FORMULAS, HELPERS
 from simlib.policies.batching import BATCH_POLICIES
 from simlib.policies.disciplines import DISCIPLINES
 from simlib.policies.routers import ROUTERS
+from simlib.serving.deployment import exposed_bytes
 
-callable_from_compiled(HELPERS)
+callable_from_compiled((*HELPERS, exposed_bytes))
 
 choose_replica = choice(router.choose for router in ROUTERS.values())
 queue_key = choice(discipline.key for discipline in DISCIPLINES.values())

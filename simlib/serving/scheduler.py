@@ -55,7 +55,7 @@ def decode_from_now(s: State, at: int, request: int, held: int, steps: int) -> N
     ends = s.ends[at]
     ends[replica.batch] = (replica.step + steps) << REQUEST_BITS | request
     sift_up(ends, replica.batch)
-    add(replica, s.phases[at], held, s.pools[replica.pool].block_tokens)
+    add(s, at, held)
     s.joined[at, replica.joined] = request
     replica.joined += 1
 
@@ -63,12 +63,8 @@ def decode_from_now(s: State, at: int, request: int, held: int, steps: int) -> N
 @compiled
 def make_room(s: State, at: int) -> bool:
     """Preempt until the decodes can grow by one token; return whether any was preempted."""
-    replica = s.replicas[at]
-    pool = s.pools[replica.pool]
     preempted = False
-    while replica.batch > 0 and not fits(
-        replica, s.phases[at], pool.block_tokens, 1, pool.capacity_blocks - replica.fixed_blocks
-    ):
+    while s.replicas[at].batch > 0 and not fits(s, at, 1, 0):
         preempt_last(s, at)
         preempted = True
     return preempted
@@ -78,7 +74,6 @@ def make_room(s: State, at: int) -> bool:
 def preempt_last(s: State, at: int) -> None:
     """Send the running request that is last in the queue's order back to the queue."""
     replica = s.replicas[at]
-    block = s.pools[replica.pool].block_tokens
     ends, key = s.ends[at], s.key
     place = 0
     request = ends[0] & REQUEST_MASK
@@ -92,12 +87,12 @@ def preempt_last(s: State, at: int) -> None:
     ):
         request = partial
         replica.partial = NOBODY
-        replica.fixed_blocks -= blocks_of(replica.tokens, block)
+        replica.fixed_blocks -= blocks_of(replica.tokens, s.pools[replica.pool].block_tokens)
     else:
         row = s.requests[request]
         row.decoded = row.steps - ((ends[place] >> REQUEST_BITS) - replica.step)
         take_out(ends, place, replica.batch)
-        remove(replica, s.phases[at], int(row.prompt) + int(row.decoded), block)
+        remove(s, at, int(row.prompt) + int(row.decoded))
         s.stamps[LAST_TOKEN, request] = last_token_s(s, at, request)
     s.requests[request].recomputes = True
     s.counts[PREEMPTIONS, request] += 1
@@ -131,8 +126,7 @@ def form_batch(s: State, at: int, now_s: float) -> tuple[int, int, float, bool]:
     replica = s.replicas[at]
     pool = s.pools[replica.pool]
     preempted = False
-    left = pool.capacity_blocks - replica.fixed_blocks
-    if pool.mixes and not fits(replica, s.phases[at], pool.block_tokens, 1, left):
+    if pool.mixes and not fits(s, at, 1, 0):
         preempted = make_room(s, at)
     chunks, tokens, work = 0, 0, 0.0
     if replica.partial != NOBODY or replica.waiting != NOBODY:
@@ -167,9 +161,8 @@ def take_prompts(s: State, at: int, now_s: float, admit: bool) -> tuple[int, int
         tokens = int(row.prompt) + int(row.decoded)
         new = chunk_tokens(pool.policy, tokens, budget - taken, chunks == 0)
         blocks = blocks_of(tokens, pool.block_tokens)
-        left = pool.capacity_blocks - replica.fixed_blocks - blocks
         ahead = 1 if pool.mixes and replica.batch > 0 else 0
-        if new == 0 or not fits(replica, s.phases[at], pool.block_tokens, ahead, left):
+        if new == 0 or not fits(s, at, ahead, blocks):
             break
         replica.waiting = pop(s.requests, s.key, request)
         replica.queued -= 1

@@ -18,8 +18,7 @@ RUN = np.dtype(
         ("now_s", "f8"),  # time of the last event
         ("upcoming", "i8"),  # next request to arrive
         ("sent", "i8"),  # requests that were sent; these have an arrival time
-        ("closed", "?"),  # whether a request that ends lets the next one be sent
-        ("vacant", "i8"),  # closed loop: requests to send now
+        ("vacant", "i8"),  # closed loop: requests to send now; else those that have ended
         ("starting", "i8"),  # replicas that start an iteration once all of this time has happened
         ("first_link", "i8"),  # calendar places: replicas before it, then links
         ("transfers", "i8"),  # … then the next end of a transfer
@@ -206,6 +205,8 @@ class State(NamedTuple):
     """(R, batch): requests, see ``REPLICA.joined``."""
     ending: NDArray[np.int32]
     """(R, batch): requests, see ``REPLICA.ending``."""
+    entering: NDArray[np.int32]
+    """(batch,): requests that enter a pool with the running event."""
     phases: NDArray[np.int64]
     """(R, block): decoding sequences by (tokens held - steps done) modulo the block, which stays
     the same while they decode."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from simlib.core.records import COLUMN_NAMES, Floats, RequestRecords
 
 Ints = NDArray[np.integer[Any]]
+Columns = dict[str, NDArray[Any]]
 T = TypeVar("T", bound="Table")
 
 
@@ -139,20 +140,23 @@ class Timeline:
     def __init__(self, until_s: float = math.inf) -> None:
         self.until_s = until_s
         """What begins at or after this time is not noted."""
-        self._rows: dict[str, list[NDArray[Any]]] = {"jumps": [], "moves": [], "gaps": []}
+        self._taken: dict[str, list[Columns]] = {"jumps": [], "moves": [], "gaps": []}
 
     def take(self, state: Any) -> None:
         """Take the rows that a run has noted so far out of its `simlib.serving.state.State`."""
         run = state.run[0]
-        for name, parts in self._rows.items():
-            parts.append(np.array(getattr(state, name)[: run[name]]))
+        for name, parts in self._taken.items():
+            rows = getattr(state, name)[: run[name]]
+            parts.append({column: np.array(rows[column]) for column in rows.dtype.names})
             run[name] = 0
 
     def _table(self, name: str, kind: type[T]) -> T:
-        parts = self._rows[name]
-        rows = np.concatenate(parts)
-        self._rows[name] = [rows]
-        return kind(**{column: np.array(rows[column]) for column in rows.dtype.names or ()})
+        parts = self._taken[name]
+        columns = {}
+        for column in list(parts[0]):  # each leaves its parts, so that not all is there twice
+            columns[column] = np.concatenate([part.pop(column) for part in parts])
+        self._taken[name] = [columns]
+        return kind(**columns)
 
     def jumps(self) -> Jumps:
         """Return the jumps."""

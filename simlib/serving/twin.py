@@ -6,14 +6,17 @@ events at one time is the one of `simlib.serving.kernel`, kept by SimPy event pr
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from simlib.core.records import RequestRecords, Status, records_of
+from simlib.core.records import TIME_STAMPS, RequestRecords, Status, records_of
 from simlib.policies.disciplines import DISCIPLINES, RequestView
 from simlib.policies.routers import ROUTERS, PoolView
-from simlib.serving.deployment import Classes, Deployment
+from simlib.serving.deployment import Classes, Deployment, check_concurrency
 from simlib.serving.twin_parts import (
     ARRIVAL,
     DECODE_END,
@@ -40,6 +43,7 @@ class Twin:
         classes: Classes,
     ) -> None:
         self.env = simpy.Environment()
+        self.requests = requests
         self.deployment = deployment
         slo_s, priority = classes.columns(deployment, len(requests))
         refused = deployment.refused(requests)
@@ -57,15 +61,12 @@ class Twin:
         ]
         self.draws = deployment.routing_draws(len(requests), random_seed, replicate)
         self.turns = [0 for _ in deployment.pools]
+        ends = [(PREFILL_END, self.end_prefills), (DECODE_END, self.end_mixed)]
         self.servers = [
-            [Server(self.env, pool, index, rank) for index in range(pool.settings.replicas)]
-            for pool, rank in zip(deployment.pools, (PREFILL_END, DECODE_END), strict=False)
+            [Server(self.env, pool, index, *end) for index in range(pool.settings.replicas)]
+            for pool, end in zip(deployment.pools, ends[-len(deployment.pools) :], strict=True)
         ]
-        for server in self.servers[-1]:
-            server.on_iteration.append(self.end_mixed)
         if deployment.link is not None:
-            for server in self.servers[0]:
-                server.on_iteration.append(self.end_prefills)
             shared = deployment.link.scope == "shared"
             count = 1 if shared else len(self.servers[0])
             self.links = [Link(self.env, deployment.link, index) for index in range(count)]
@@ -103,6 +104,12 @@ class Twin:
         server = self.route(0, seq, seq.prompt + steps)
         seq.prefill_replica = server.index
         server.notify()
+
+    def send_first(self, concurrency: int) -> None:
+        """Let the first requests of a closed loop arrive; each that ends sends another one."""
+        self.closed = True
+        for _ in range(concurrency):
+            self.next_closed()
 
     def next_closed(self) -> None:
         """Let the next request that fits arrive now."""
@@ -215,66 +222,34 @@ class Twin:
 
     # -- results
 
-    def records(self, requests: Requests) -> RequestRecords:
+    def records(self) -> RequestRecords:
         """Return what happened, as columns."""
-        kinds: dict[str, type[np.generic]] = {
-            "routed_s": np.float64,
-            "prefill_start_s": np.float64,
-            "prefill_end_s": np.float64,
-            "transfer_start_s": np.float64,
-            "transfer_end_s": np.float64,
-            "decode_start_s": np.float64,
-            "first_token_s": np.float64,
-            "finish_s": np.float64,
-            "prefill_replica": np.int32,
-            "decode_replica": np.int32,
-            "preemptions": np.int32,
-            "status": np.int8,
-        }
-        arrived = Requests(
-            np.array([seq.arrival_s for seq in self.sequences]),
-            requests.prompt_tokens,
-            requests.output_tokens,
-        )
-        return records_of(
-            arrived,
-            {
-                name: np.array([getattr(seq, name) for seq in self.sequences], kind)
-                for name, kind in kinds.items()
-            },
-        )
+
+        def column(name: str, kind: type[np.generic]) -> NDArray[Any]:
+            return np.array([getattr(seq, name) for seq in self.sequences], kind)
+
+        arrived = replace(self.requests, arrival_s=column("arrival_s", np.float64))
+        times = {name: column(name, np.float64) for name in TIME_STAMPS}
+        whole = ("prefill_replica", "decode_replica", "preemptions")
+        numbers = {name: column(name, np.int32) for name in whole}
+        return records_of(arrived, {**times, **numbers, "status": column("status", np.int8)})
 
 
 def simulate(
     requests: Requests,
     deployment: Deployment,
     *,
+    concurrency: int | None = None,
     random_seed: int = 0,
     replicate: int = 0,
     classes: Classes | None = None,
 ) -> RequestRecords:
     """Simulate as `simlib.serving.engine.simulate` does, one iteration after the other."""
+    check_concurrency(concurrency)
     twin = Twin(requests, deployment, random_seed, replicate, classes or Classes())
-    twin.send_all()
+    if concurrency is None:
+        twin.send_all()
+    else:
+        twin.send_first(concurrency)
     twin.env.run()
-    return twin.records(requests)
-
-
-def simulate_closed_loop(
-    prompt_tokens: NDArray[np.int64],
-    output_tokens: NDArray[np.int64],
-    concurrency: int,
-    deployment: Deployment,
-    *,
-    random_seed: int = 0,
-    replicate: int = 0,
-    classes: Classes | None = None,
-) -> RequestRecords:
-    """Simulate as `simlib.serving.engine.simulate_closed_loop` does, step by step."""
-    requests = Requests(np.zeros(len(prompt_tokens)), prompt_tokens, output_tokens)
-    twin = Twin(requests, deployment, random_seed, replicate, classes or Classes())
-    twin.closed = True
-    for _ in range(concurrency):
-        twin.next_closed()
-    twin.env.run()
-    return twin.records(requests)
+    return twin.records()

@@ -90,7 +90,14 @@ class Batch:
 class Server:
     """A replica as a SimPy process."""
 
-    def __init__(self, env: simpy.Environment, pool: Pool, index: int, rank: int) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        pool: Pool,
+        index: int,
+        rank: int,
+        on_iteration: Callable[[Server, Batch], None],
+    ) -> None:
         self.env = env
         self.pool = pool
         self.settings = pool.settings
@@ -103,7 +110,7 @@ class Server:
         self.elsewhere: list[Sequence] = []
         """Hold blocks, but do not run: transfers from or to here."""
         self.wake = env.event()
-        self.on_iteration: list[Callable[[Server, Batch], None]] = []
+        self.on_iteration = on_iteration
         self.in_flight: list[Sequence] = []
         env.process(self.run())
 
@@ -237,8 +244,7 @@ class Server:
             self.emit(seq)
         for seq, new in batch.chunks:
             seq.computed += new
-        for act in self.on_iteration:
-            act(self, batch)
+        self.on_iteration(self, batch)
 
     def emit(self, seq: Sequence) -> None:
         """Emit one output token."""

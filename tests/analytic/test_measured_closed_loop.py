@@ -14,7 +14,8 @@ from simlib.core.batching import FrontEnd
 from simlib.core.records import ttft_parts
 from simlib.latency.models import latency_model
 from simlib.serving.deployment import Pool, monolithic
-from simlib.serving.engine import simulate_closed_loop
+from simlib.serving.engine import simulate
+from tests.serving import at_once
 
 REPO = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SIMLIB_SHARED_DATA", REPO.parent / "shared" / "data"))
@@ -108,7 +109,7 @@ def pool(capacity: int = 10**6, max_batch_tokens: int = 8192) -> Pool:
 def closed_loop(prompt, output, concurrency, one, request_s=None, token_s=0.0):
     front_end = request_s is not None and FrontEnd(request_s=request_s, token_s=token_s)
     deployment = monolithic(one, front_end=front_end or None)
-    return simulate_closed_loop(prompt, output, concurrency, deployment)
+    return simulate(at_once(prompt, output), deployment, concurrency=concurrency)
 
 
 @pytest.mark.parametrize("capacity", [20_000, 10**6])

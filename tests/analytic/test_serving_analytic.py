@@ -5,12 +5,12 @@ import pytest
 
 from simlib.latency.linear import LinearLatency
 from simlib.serving.deployment import Pool, disaggregated, monolithic
-from simlib.serving.engine import simulate, simulate_closed_loop
+from simlib.serving.engine import simulate
 from simlib.serving.timeline import Timeline
 from simlib.stats.intervals import mean_interval
 from simlib.stats.queueing import md1_mean_wait_s, mg1_mean_wait_s
 from simlib.workload.requests import Requests
-from tests.serving import a_link
+from tests.serving import a_link, at_once
 
 ROOM = 10_000_000
 FAST_LINK = a_link(1e12)
@@ -129,7 +129,9 @@ def test_a_saturated_replica_completes_batch_over_length_requests_a_step():
     deployment = monolithic(
         Pool.of(LinearLatency(step_s), ROOM, max_batch_size=batch, max_batch_tokens=1_000)
     )
-    records = simulate_closed_loop(np.ones(n, np.int64), np.full(n, output), 64, deployment)
+    records = simulate(
+        at_once(np.ones(n, np.int64), np.full(n, output)), deployment, concurrency=64
+    )
     assert records.finish_s.max() == pytest.approx(n / batch * output * step_s, rel=1e-12)
 
 
@@ -148,8 +150,8 @@ def test_kv_cache_bounds_concurrency():
     """Room for four sequences: throughput is that of a batch of four, whatever the batch size."""
     step_s, output, n = 0.5, 8, 80
     tight = Pool.of(LinearLatency(step_s), 4 * 16, max_batch_size=64, max_batch_tokens=64)
-    records = simulate_closed_loop(
-        np.full(n, 8), np.full(n, output), 64, monolithic(tight)
+    records = simulate(
+        at_once(np.full(n, 8), np.full(n, output)), monolithic(tight), concurrency=64
     )  # 8 + 7 tokens fit one block
     assert records.finish_s.max() == pytest.approx(n / 4 * output * step_s, rel=1e-12)
     assert records.preemptions.sum() == 0

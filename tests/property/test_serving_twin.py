@@ -15,10 +15,10 @@ from simlib.policies.disciplines import DISCIPLINES
 from simlib.policies.routers import ROUTERS
 from simlib.serving import twin as stepwise
 from simlib.serving.deployment import Pool, disaggregated, monolithic
-from simlib.serving.engine import Classes, simulate, simulate_closed_loop
+from simlib.serving.engine import Classes, simulate
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
-from tests.serving import rooflines, small_steps, small_table
+from tests.serving import at_once, rooflines, small_steps, small_table
 
 
 def dyadic(power, low, high):
@@ -217,8 +217,8 @@ def test_engines_agree_on_ties_of_fairly_shared_links(data):
     deployment = data.draw(deployments(exact_latencies(), ("fair",), ("fcfs", "sjf")))
     concurrency = data.draw(st.integers(1, 2))
     assert_same(
-        simulate_closed_loop(prompt, output, concurrency, deployment),
-        stepwise.simulate_closed_loop(prompt, output, concurrency, deployment),
+        simulate(at_once(prompt, output), deployment, concurrency=concurrency),
+        stepwise.simulate(at_once(prompt, output), deployment, concurrency=concurrency),
         0.0,
     )
 
@@ -231,11 +231,11 @@ def test_engines_agree_in_a_closed_loop(data):
     deployment = data.draw(deployments(exact_latencies(), contentions=("fifo",)))
     concurrency = data.draw(st.integers(1, 30))
     classes = data.draw(classes_of(len(rows)))
-    assert_same(
-        simulate_closed_loop(prompt, output, concurrency, deployment, classes=classes),
-        stepwise.simulate_closed_loop(prompt, output, concurrency, deployment, classes=classes),
-        0.0,
+    fast, twin = (
+        engine(at_once(prompt, output), deployment, concurrency=concurrency, classes=classes)
+        for engine in (simulate, stepwise.simulate)
     )
+    assert_same(fast, twin, 0.0)
 
 
 @settings(max_examples=100, deadline=None)

@@ -315,7 +315,9 @@ def test_a_deadline_of_a_closed_loop_counts_from_when_a_request_is_sent() -> Non
     # request 3 is sent when the first one ends: its deadline is then before or after that of 2
     for slo_of_last, order in ((0.5, [0, 3, 1, 2]), (1.5, [0, 1, 3, 2]), (2.5, [0, 1, 2, 3])):
         slos = service_s * np.array([1.0, 2.0, 3.0, slo_of_last])
-        records = engine.simulate_closed_loop(*tokens, 3, deployment, classes=Classes(slos))
+        records = engine.simulate(
+            Requests(np.zeros(4), *tokens), deployment, concurrency=3, classes=Classes(slos)
+        )
         assert np.argsort(records.first_token_s).tolist() == order
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -76,6 +78,48 @@ def test_code_is_compiled_once_and_says_so(tmp_path: Path) -> None:
     for file in (tmp_path / "kept").iterdir():  # damaged, as by a full disk
         file.write_bytes(file.read_bytes()[:20])
     assert run(code, NUMBA_CACHE_DIR=str(tmp_path / "kept")).stdout == "6.0\n"
+
+
+def test_of_processes_that_start_together_one_compiles_and_the_others_wait(tmp_path: Path) -> None:
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    code = f"import sys; sys.path.append({str(tmp_path)!r}); import kernel"
+    env = {**os.environ, "NUMBA_DISABLE_JIT": "0", "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+    together = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=PIPE, stderr=PIPE, text=True, env=env)
+        for _ in range(3)
+    ]
+    said = [process.communicate() for process in together]
+    assert [out for out, _ in said] == 3 * ["6.0\n"]
+    assert sum(err.count("compiling, once") for _, err in said) == 1
+
+
+def test_who_waits_says_so_and_takes_over_from_a_process_that_ended_without_a_result(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    (tmp_path / "kept").mkdir()
+    env = {**os.environ, "NUMBA_DISABLE_JIT": "0", "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+    code = f"import sys; sys.path.append({str(tmp_path)!r}); import kernel"
+    with (tmp_path / "kept" / "double.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=PIPE, stderr=PIPE, text=True, env=env
+        )
+        assert waiting.stderr is not None
+        assert "another process is compiling" in waiting.stderr.readline()
+    out, err = waiting.communicate()
+    assert out == "6.0\n"
+    assert err.startswith("simlib: compiling, once")
+
+
+def test_neither_compiling_nor_loading_imports_scipy(tmp_path: Path) -> None:
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    code = f"import sys; sys.path.append({str(tmp_path)!r}); import kernel\n"
+    code += "print([name for name in sys.modules if name.startswith('scipy.linalg')])\n"
+    code += "import scipy.linalg.cython_blas"  # still can be
+    for _ in range(2):
+        done = run(code, NUMBA_CACHE_DIR=str(tmp_path / "kept"))
+        assert done.stdout == "6.0\n[]\n"
 
 
 def test_where_nothing_can_be_written_it_is_compiled_anew_and_said_once(tmp_path: Path) -> None:

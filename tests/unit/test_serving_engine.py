@@ -12,10 +12,10 @@ from simlib.latency.models import latency_model
 from simlib.latency.table import LatencyTable, TableLatency
 from simlib.serving import twin as stepwise
 from simlib.serving.deployment import Pool, disaggregated, exposed_bytes, monolithic
-from simlib.serving.engine import Classes, simulate, simulate_closed_loop
+from simlib.serving.engine import Classes, simulate
 from simlib.serving.timeline import Timeline
 from simlib.workload.requests import Requests
-from tests.serving import a_link
+from tests.serving import a_link, at_once
 
 SECOND = LinearLatency(1.0)
 ROOM = 1_000_000
@@ -287,20 +287,20 @@ def test_parts_of_ttft_sum_to_it_and_are_never_negative():
 
 
 def test_a_closed_loop_keeps_its_concurrency():
-    records = simulate_closed_loop(np.full(6, 10), np.full(6, 4), 2, mono())
+    records = simulate(at_once(np.full(6, 10), np.full(6, 4)), mono(), concurrency=2)
     assert records.arrival_s.tolist() == [0, 0, 4, 4, 8, 8]
     assert records.finish_s.tolist() == [4, 4, 8, 8, 12, 12]
 
 
 def test_concurrency_above_the_number_of_requests_sends_all_at_once():
-    records = simulate_closed_loop(np.full(3, 10), np.full(3, 4), 50, mono())
+    records = simulate(at_once(np.full(3, 10), np.full(3, 4)), mono(), concurrency=50)
     assert records.arrival_s.tolist() == [0, 0, 0]
     assert (records.status == Status.FINISHED).all()
 
 
 def test_rejected_requests_take_no_place_in_a_closed_loop():
     prompt = np.array([10, 10_000, 10])
-    records = simulate_closed_loop(prompt, np.full(3, 4), 1, mono(kv=160))
+    records = simulate(at_once(prompt, np.full(3, 4)), mono(kv=160), concurrency=1)
     assert records.status.tolist() == [Status.FINISHED, Status.REJECTED, Status.FINISHED]
     assert records.arrival_s.tolist() == [0, 4, 4]
 
@@ -324,7 +324,7 @@ def test_rejected_requests_take_no_place_in_a_closed_loop():
         (lambda: LinearLatency(0.0), "step_s must be > 0"),
         (lambda: requests_of((0, 1, 0)), "output_tokens must be >= 1"),
         (
-            lambda: simulate_closed_loop(np.ones(1, int), np.ones(1, int), 0, mono()),
+            lambda: simulate(at_once(np.ones(1, int), np.ones(1, int)), mono(), concurrency=0),
             "concurrency must be >= 1",
         ),
     ],

@@ -9,9 +9,11 @@ from simlib.latency.linear import LinearLatency
 from simlib.policies.batching import BATCH_POLICIES
 from simlib.policies.disciplines import DISCIPLINES, RequestView
 from simlib.policies.routers import ROUTERS, PoolView
-from simlib.serving import policies, state
-from simlib.serving.kv_cache import growing_blocks, steps_within
+from simlib.serving import engine, policies, state
+from simlib.serving.deployment import Classes, Pool, monolithic
+from simlib.serving.kv_cache import add, fits, growing_blocks, remove, steps_within
 from simlib.serving.queues import pop, push, schedule, sift_up, take_out
+from simlib.workload.requests import Requests
 
 coefficients = st.floats(0.0, 1e-3)
 latencies = st.builds(
@@ -19,19 +21,30 @@ latencies = st.builds(
 )
 
 
-def growing(held, block, step=7):
-    """Return a replica's record and phases with sequences that hold so many tokens."""
-    replica = np.zeros(1, state.REPLICA).view(np.recarray)[0]
-    replica.step, replica.batch, replica.context = step, len(held), sum(held)
-    phases = np.bincount([(tokens - step) % block for tokens in held], minlength=block)
-    return replica, phases.astype(np.int64)
+def growing(held, block, blocks=10_000, step=7):
+    """Return the state of a replica whose sequences hold so many tokens, and nothing else."""
+    pool = Pool.of(LinearLatency(1.0), blocks * block, block_size=block, max_batch_size=20)
+    requests = Requests(np.zeros(20), np.ones(20, np.int64), np.ones(20, np.int64))
+    s = engine._state(requests, monolithic(pool), [[]], Classes(), None)
+    s.replicas.step[0] = step
+    for tokens in held:
+        add(s, 0, tokens)
+    return s
+
+
+def growing_of(s, ahead):
+    return growing_blocks(s.replicas[0], s.phases[0], s.pools[0].block_tokens, ahead)
 
 
 @given(st.lists(st.integers(1, 100), max_size=20), st.integers(1, 20), st.integers(0, 60))
 def test_blocks_of_growing_sequences_are_the_sum_of_each(held, block, ahead):
-    replica, phases = growing(held, block)
+    s = growing(held, block)
     exact = sum(-(-(tokens + ahead) // block) for tokens in held)
-    assert growing_blocks(replica, phases, block, ahead) == exact
+    assert growing_of(s, ahead) == exact
+    for tokens in held:
+        remove(s, 0, tokens)
+    assert not s.phases.any()
+    assert s.replicas.batch[0] == s.replicas.context[0] == 0
 
 
 @given(
@@ -40,13 +53,17 @@ def test_blocks_of_growing_sequences_are_the_sum_of_each(held, block, ahead):
     st.integers(0, 40),
     st.integers(1, 100),
 )
-def test_steps_within_a_bound_are_the_most_that_fit(held, block, spare, most):
-    replica, phases = growing(held, block)
-    free = growing_blocks(replica, phases, block, 1) + spare
-    steps = steps_within(replica, phases, block, most, free)
+def test_steps_within_the_cache_are_the_most_that_fit(held, block, spare, most):
+    capacity = growing_of(growing(held, block), 1) + spare
+    s = growing(held, block, capacity)
+    steps = steps_within(s, 0, most)
     assert 1 <= steps <= most
-    assert growing_blocks(replica, phases, block, steps) <= free
-    assert steps == most or growing_blocks(replica, phases, block, steps + 1) > free
+    assert growing_of(s, steps) <= capacity
+    assert steps == most or growing_of(s, steps + 1) > capacity
+    for ahead in (0, steps, steps + 1, steps + block):
+        for more in (0, 1, spare):
+            room = growing_of(s, ahead) + more <= capacity
+            assert fits(s, 0, ahead, more) == room
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=60))
