@@ -245,7 +245,7 @@ def predict(settings: dict[str, Any]) -> tuple[float, float]:
     """
     try:
         config = SimConfig.from_dict(settings)
-        deployment = deployment_of(config.batching, config.latency)
+        deployment = deployment_of(config.batching, config.latency, config.own)
     except InvalidParameterError as error:
         raise RefusedError(reason(error)) from None
     requests = sample_requests(config)

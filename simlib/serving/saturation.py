@@ -87,7 +87,7 @@ def needs_of(config: SimConfig) -> dict[str, Need]:
 def _needs(settings: str) -> dict[str, Need]:
     """Return the needs of a configuration; the points of a study share most of them."""
     config = SimConfig.from_dict(json.loads(settings))
-    deployment = deployment_of(config.batching, config.latency)
+    deployment = deployment_of(config.batching, config.latency, config.own)
     entry, decode = _in_order(deployment.entry), deployment.decode
     requests = _requests(config, entry if decode is None else decode)
     prompts = replace(requests, output_tokens=np.ones_like(requests.output_tokens))
