@@ -2,7 +2,7 @@
 
 Searches of `simlib.study.decide`, in two rounds as in a decision, each with a seed of its own. The
 truth is a closed form (M/M/1), or the root of attainment over many replicates of other seeds. The
-method was chosen on other workloads, deployments and seeds than those below.
+method was chosen on other workloads, deployments and seeds than those below (M/M/1: other seeds).
 
 Verdicts: deployments of equal GPUs are compared seed by seed, as they are, and after one side's
 capacities are multiplied by what makes its best as good as the other's best, or better or worse by
