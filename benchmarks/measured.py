@@ -162,15 +162,13 @@ def plain(row: Row) -> dict[str, Any]:
     for pool in row.pools:
         if pool.pp > 1:
             raise RefusedError("pipeline parallelism")
-        if pool.attention_dp > 1:
-            raise RefusedError("attention data parallelism")
-        if pool.moe_ep > 1:
-            raise RefusedError("expert parallelism")
     pools = [
         {
             "replicas": pool.workers,
             "gpu": row.gpu,
             "tensor_parallel": pool.tp,
+            "data_parallel_size": pool.attention_dp,
+            "enable_expert_parallel": pool.moe_ep > 1,
             **(server_of(row) if row.mode == "agg" else {}),
         }
         for pool in row.pools
@@ -183,7 +181,7 @@ def plain(row: Row) -> dict[str, Any]:
     return {
         "mode": "mono" if row.mode == "agg" else "disagg",
         "serving": "batching",
-        "latency": {"kind": "roofline", "model": row.model, "precision": row.precision},
+        "latency": {"kind": "roofline", "model": row.model, **precisions(row)},
         **batching,
         **requests_of(row),
     }
@@ -205,6 +203,16 @@ def server_of(row: Row) -> dict[str, Any]:
     if public(row) or row.engine == "sglang" or row.concurrency is None:
         return {}
     return {"max_batch_tokens": max(row.concurrency + row.prompt + SPARE_TOKENS, MOST_IN_BATCH)}
+
+
+_FORMATS = {"nvfp4": "fp4", "mxfp4": "fp4", "w4afp8": "int4"} | dict.fromkeys(_EIGHT_BIT, "fp8")
+
+
+def precisions(row: Row) -> dict[str, str]:
+    """Return formats of the dense products and of the experts."""
+    if "gpt-oss" in row.model:  # as published: 4 bits for experts, 16 for the rest
+        return {"precision": "bf16", "expert_precision": "fp4"}
+    return {"precision": _FORMATS.get(row.precision, row.precision)}
 
 
 def public(row: Row) -> bool:
