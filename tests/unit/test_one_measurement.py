@@ -183,3 +183,19 @@ def test_scenarios_show_the_verdicts_of_a_sweep(tmp_path: Path) -> None:
     point = sweep_point("disagg", 6.0)
     assert printed[0]["stability"] == point["stability"]
     assert printed[0]["p99_ttft_s"] == point["p99_ttft_s"]
+
+
+def test_tables_find_the_files_of_a_study_that_runs_in_another_folder(tmp_path: Path) -> None:
+    rows = [f"2024-01-01 00:00:{second:02d}.0000000,200,20" for second in range(60)]
+    header = "TIMESTAMP,ContextTokens,GeneratedTokens"
+    (tmp_path / "beside.csv").write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    defaults = {
+        "serving": "batching",
+        "sim_seconds": 50,
+        "warmup_seconds": 0,
+        "arrival": {"kind": "trace", "path": "beside.csv"},
+        "latency": {"model": "llama-3.1-8b"},
+    }
+    tables = tables_of(tmp_path, defaults, {"sweep": {"grid": {"mode": ["mono"]}}})
+    [line] = pd.read_csv(tables / "summary.csv").to_dict("records")
+    assert 0 < line["rho_gpu"] < 1

@@ -14,6 +14,7 @@ from simlib.core.config import SimConfig
 from simlib.core.records import TTFT_PARTS, RequestRecords
 from simlib.core.summary import pool_gpus
 from simlib.study.jobs.decision import Decision, read_decision
+from simlib.study.jobs.described import located, read_point
 from simlib.study.jobs.store import read_records, result_path
 from simlib.study.measurement.classes import ClassMeasurement, class_lines, measure_classes
 from simlib.study.measurement.measure import PointMeasurement, measure_point
@@ -69,8 +70,8 @@ def measured_row(row: dict[str, Any], results: Path, requests: RequestsTable | N
 
     On the way, hand its records to the table of requests.
     """
-    config = SimConfig.from_dict(row["config"])
     count, point_id = _replicates_of(row, results), row["point_id"]
+    config = _located(row, results)
     kept = Kept.of(config, [result_path(results, point_id, r) for r in range(count)])
     measured = kept.read(MeasuredPoint)
     if measured is None or requests is not None:
@@ -85,6 +86,16 @@ def measured_row(row: dict[str, Any], results: Path, requests: RequestsTable | N
     return MeasuredRow(
         row["coordinates"], config, point_id, measured.point, precision, measured.classes, kept
     )
+
+
+def _located(row: dict[str, Any], results: Path) -> SimConfig:
+    """Return a row's configuration with its files where the point's run has them.
+
+    What pools can serve follows from the lengths of a trace, and from own models and latencies.
+    """
+    point = results / "points" / row["point_id"] / "point.json"
+    files = read_point(point)["files"] if point.is_file() else {}
+    return SimConfig.from_dict(located({"config": row["config"], "files": files}))
 
 
 def _measure(records: Sequence[RequestRecords], config: SimConfig) -> MeasuredPoint:
