@@ -33,6 +33,8 @@ _MORE = 1.5
 """Replicates grow by this at most; a width counts once so many more have confirmed it."""
 _SKEW = 1.3
 """The skewness of few replicates is smaller than that of all, the more so the heavier the tail."""
+_GAP = 4.0
+"""Rates next to the crossing are this many half widths apart at most: the curve is bent."""
 _MOST_RATES = 80
 
 Outcome = Literal["found", "stability", "never", "always"]
@@ -135,13 +137,13 @@ def find_capacity(
 ) -> Capacity:
     """Return the highest rate at which the mean of a falling curve is at least `target`.
 
-    Three replicates bracket the crossing in steps of 40%, and narrow the bracket. Then at least 12
-    measure the rates next to it. The logarithm of the share that misses, of all replicates
-    together, is read linearly between two rates, which is exact where waits have an exponential
-    tail. Leaving out one replicate at a time moves the crossing; the jackknife makes the interval
-    of its logarithm. Rates are added until none of these crossings lies outside them and the next
-    ones are no further apart than the interval, and replicates until its half width is `relative`
-    times the estimate, or there are `max_replicates`.
+    Three replicates bracket the crossing in steps of 40%. Then at least 12 measure the rates next
+    to it. The logarithm of the share that misses, of all replicates together, is read linearly
+    between two rates, which is exact where waits have an exponential tail. Leaving out one
+    replicate at a time moves the crossing; the jackknife makes the interval of its logarithm.
+    Rates are added, a half width beside the crossing, until none of these crossings lies outside
+    them and the next ones are no further apart than twice the interval, and replicates until its
+    half width is `relative` times the estimate, or there are `max_replicates`.
 
     Chosen by measurement, on other cases than those that the page on decisions reports. Misses come
     in rare busy periods, so shares of replicates are skewed. Stopping as soon as the interval is
@@ -183,7 +185,7 @@ def find_capacity(
     _check(target, start, lowest, highest, relative, max_replicates, level)
     curve = _Curve(measure, target, level, snap)
     replicates = min(FEWEST_REPLICATES, max_replicates)
-    for rate in _bracket(curve, start, lowest, highest, relative, known):
+    for rate in _bracket(curve, start, lowest, highest, known):
         curve.at(rate, replicates)
     narrow = False
     while True:
@@ -209,7 +211,6 @@ def _bracket(
     start: float,
     lowest: float,
     highest: float,
-    relative: float,
     known: Sequence[float],
 ) -> tuple[float, ...]:
     """Return two rates with the crossing between them, as few replicates see it; or the edge."""
@@ -235,14 +236,6 @@ def _bracket(
                 return (rate,)
             rate = within(rate / step)
             step *= _STEP  # the further down, the faster: it may never be kept
-    while lost / kept > 1.0 + 4.0 * relative:
-        middle = curve.snap(math.sqrt(kept * lost))
-        if not kept < middle < lost:
-            break
-        if curve.keeps(middle, SCOUTS):
-            kept = middle
-        else:
-            lost = middle
     return (kept, lost)
 
 
@@ -335,13 +328,14 @@ def _next_rate(curve: _Curve, roots: _Roots, relative: float) -> float | None:
     below, above = _neighbours(rates, roots.whole)
     if curve.unstable_but_kept(above):  # a step, not a curve, lies between them
         return math.sqrt(below * above) if above / below > 1.0 + relative / 2.0 else None
-    if np.any(roots.without == -math.inf):
-        return rates[0] / outwards
-    if np.any(roots.without == math.inf):
-        return rates[-1] * outwards
+    if not np.all(np.isfinite(roots.without)):
+        return rates[0] / outwards if np.any(roots.without == -math.inf) else rates[-1] * outwards
     width = max(relative, roots.interval(curve.level).relative_half_width)
-    near = min(roots.whole / below, above / roots.whole)
-    return roots.whole if near > 1.0 + width / 2.0 else None
+    if above / below <= 1.0 + _GAP * width:
+        return None
+    # the crossing of more replicates lies within a half width
+    farther_above = above / roots.whole >= roots.whole / below
+    return roots.whole * (1.0 + width) if farther_above else roots.whole / (1.0 + width)
 
 
 def _neighbours(rates: list[float], rate: float) -> tuple[float, float]:
