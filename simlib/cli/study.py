@@ -73,11 +73,11 @@ def figures(study_json: Path, tables: Path, output: Path, kept: Path | None) -> 
 @click.argument("request", type=_FILE)
 @click.option("--results", type=_FOLDER, default="results", show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
-def replicate(request: Path, results: Path, output: Path) -> None:
-    """Add replicates to a point until the precision that REQUEST asks for is reached."""
-    from simlib.study.jobs.precision import replicate_until_precise
+def precise(request: Path, results: Path, output: Path) -> None:
+    """Lengthen and replicate the runs of points until the precision that REQUEST asks for."""
+    from simlib.study.jobs.precision import make_precise
 
-    click.echo(json.dumps(replicate_until_precise(request, results, output), indent=2))
+    click.echo(json.dumps(make_precise(request, results, output), indent=2))
 
 
 @study.command()
