@@ -193,10 +193,9 @@ class Case:
     def search(self, seed: int) -> dict[str, Any]:
         config = self.config(self.seeds + seed)
         load = InMemory(config, self.slo, Path("nowhere"))
-        guess, began = first_guess(config, self.slo), time.process_time()
-        first = capacity_of(load, screening(ACCURACY, 2), guess)
-        known = tuple(load.runs)
-        found = capacity_of(load, ACCURACY, guess, known=known)
+        began = time.process_time()
+        first = capacity_of(load, screening(ACCURACY, 2))
+        found = capacity_of(load, ACCURACY, known=tuple(load.runs))
         return {
             "case": self.name,
             "seed": seed,
@@ -215,7 +214,7 @@ class Case:
             return {"case": self.name, "truth": self.truth}
         config = self.config(TRUTH_SEED + self.seeds)
         load = InMemory(config, self.slo, Path("nowhere"))
-        near = capacity_of(load, ACCURACY, first_guess(config, self.slo)).interval.estimate
+        near = capacity_of(load, ACCURACY).interval.estimate
         rates = near * np.array([0.985, 1.015])
         shares = np.array([self._shares(load.at(rate)) for rate in rates])
         gap = np.log(1.0 - shares) - math.log1p(-self.slo.attainment)

@@ -182,11 +182,17 @@ def find_capacity(
     InvalidParameterError
         For a target or level outside (0, 1), an empty range, or fewer than 3 replicates.
     """
-    _check(target, start, lowest, highest, relative, max_replicates, level)
+    _check(target, start, lowest, highest)
+    check_level(level)
+    if not relative > 0:
+        raise InvalidParameterError("relative", relative, "> 0")
+    if max_replicates < SCOUTS:
+        raise InvalidParameterError("max_replicates", max_replicates, f">= {SCOUTS}")
     curve = _Curve(measure, target, level, snap)
     replicates = min(FEWEST_REPLICATES, max_replicates)
     for rate in _bracket(curve, start, lowest, highest, known):
-        curve.at(rate, replicates)
+        if rate is not None:
+            curve.at(rate, replicates)
     narrow = False
     while True:
         roots = _settled(curve, replicates, relative, lowest, highest)
@@ -206,15 +212,28 @@ def find_capacity(
     return _capacity(curve, roots)
 
 
-def _bracket(
-    curve: _Curve,
+def bracket(
+    measure: Measure,
+    *,
+    target: float,
     start: float,
     lowest: float,
-    highest: float,
-    known: Sequence[float],
-) -> tuple[float, ...]:
-    """Return two rates with the crossing between them, as few replicates see it; or the edge."""
+    highest: float = math.inf,
+    snap: Callable[[float], float] = float,
+    known: Sequence[float] = (),
+) -> tuple[float | None, float | None]:
+    """Return a rate at which the target is kept and one where it is missed, as few replicates see.
 
+    The second is at most 40% above the first. None where no rate in the range keeps it, or misses.
+    Parameters are those of `find_capacity`.
+    """
+    _check(target, start, lowest, highest)
+    return _bracket(_Curve(measure, target, 0.0, snap), start, lowest, highest, known)
+
+
+def _bracket(
+    curve: _Curve, start: float, lowest: float, highest: float, known: Sequence[float]
+) -> tuple[float | None, float | None]:
     def within(rate: float) -> float:
         return min(max(curve.snap(rate), lowest), highest)
 
@@ -228,15 +247,15 @@ def _bracket(
         if curve.keeps(rate, SCOUTS):
             kept = rate
             if rate >= highest:
-                return (rate,)
+                break
             rate = within(rate * _STEP)
         else:
             lost = rate
             if rate <= lowest:
-                return (rate,)
+                break
             rate = within(rate / step)
             step *= _STEP  # the further down, the faster: it may never be kept
-    return (kept, lost)
+    return kept, lost
 
 
 def _bracketed(curve: _Curve, known: Sequence[float]) -> tuple[float | None, float | None]:
@@ -377,23 +396,10 @@ def _capacity(curve: _Curve, roots: _Roots) -> Capacity:
     return Capacity(interval, "found", replicates, roots.pseudo_values(), measured)
 
 
-def _check(
-    target: float,
-    start: float,
-    lowest: float,
-    highest: float,
-    relative: float,
-    max_replicates: int,
-    level: float,
-) -> None:
-    check_level(level)
+def _check(target: float, start: float, lowest: float, highest: float) -> None:
     if not 0 < target < 1:
         raise InvalidParameterError("target", target, "> 0 and < 1")
     if not 0 < lowest <= highest:
         raise InvalidParameterError("lowest", lowest, f"> 0 and <= highest ({highest:g})")
     if not start > 0:
         raise InvalidParameterError("start", start, "> 0")
-    if not relative > 0:
-        raise InvalidParameterError("relative", relative, "> 0")
-    if max_replicates < SCOUTS:
-        raise InvalidParameterError("max_replicates", max_replicates, f">= {SCOUTS}")
