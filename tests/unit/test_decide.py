@@ -417,7 +417,7 @@ def test_the_bottleneck_is_where_late_requests_spend_their_time():
     assert of(transfer_wait_s=5.0, transfer_s=0.1, rate=9.0) == "link"
 
 
-def crafted(elsewhere=None, **shifts):
+def crafted(elsewhere=None, stopped_by=None, **shifts):
     """Return an answer to a case whose deployments have these capacities (None: never).
 
     `elsewhere` has their capacities where TTFT ends at the prefill's end.
@@ -442,7 +442,7 @@ def crafted(elsewhere=None, **shifts):
              "outcome": "never" if never else "found",
              "capacity_per_s": capacity, "capacity_per_s_low": capacity,
              "capacity_per_s_high": capacity, "reason": "", "replicates": 12,
-             "stopped_by": "" if never else "accuracy",
+             "stopped_by": (stopped_by or {}).get(name, "" if never else "accuracy"),
              "log_pseudo_values": log, "rates": [], "definitions": {}}
         )  # fmt: skip
         if elsewhere is not None:
@@ -497,6 +497,12 @@ def test_the_rest_of_the_field_is_named_with_its_capacities_and_ties():
     many = crafted(m1=10.0, d1=8.0, **{f"d{i}": 7.9 - 0.1 * i for i in range(2, 12)})
     (line,) = [one for one in ten_lines(many, SimConfig()) if one.startswith("Others")]
     assert line.endswith("d9 7, 2 more with less.")
+
+
+def test_what_an_earlier_round_left_behind_is_no_tie():
+    capacities = {"m1": 10.0, "m2": 9.99, "d1": 8.0}
+    assert crafted(**capacities)["tied_with_best"] == ["m1", "m2"]
+    assert crafted(stopped_by={"m2": "behind"}, **capacities)["tied_with_best"] == ["m1"]
 
 
 def test_a_search_that_its_limit_stopped_says_so():

@@ -93,6 +93,7 @@ def answer(
     standings = rank(samples, indifference=indifference) if samples else []
     for line in lines:
         line.update(_standing(next((s for s in standings if s.name == line["deployment"]), None)))
+        line["tied"] &= line["stopped_by"] != "behind"  # the rounds before told it from the best
     lines.sort(key=lambda line: -(line["capacity_per_s_per_gpu"] or 0.0))
     best = {
         architecture: _best(lines, architecture)
