@@ -26,6 +26,7 @@ from simlib.study.decide.load import Load, snapped
 from simlib.study.decide.recipes import recipe
 from simlib.study.decide.rounds import far_behind
 from simlib.study.decide.search import scouted, search_capacity
+from simlib.study.decide.slower import slower
 from simlib.study.decide.words import ten_lines
 from simlib.study.plan.cases import cases_of
 from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
@@ -417,7 +418,7 @@ def test_the_bottleneck_is_where_late_requests_spend_their_time():
     assert of(transfer_wait_s=5.0, transfer_s=0.1, rate=9.0) == "link"
 
 
-def crafted(elsewhere=None, stopped_by=None, **shifts):
+def crafted(elsewhere=None, stopped_by=None, slower=None, **shifts):
     """Return an answer to a case whose deployments have these capacities (None: never).
 
     `elsewhere` has their capacities where TTFT ends at the prefill's end.
@@ -450,7 +451,7 @@ def crafted(elsewhere=None, stopped_by=None, **shifts):
             searches[-1]["definitions"]["prefill_end"] = {
                 "capacity_per_s": elsewhere[name], "log_pseudo_values": there,
             }  # fmt: skip
-    return answer(case, searches, Accuracy(), {})
+    return answer(case, searches, Accuracy(), {}, slower=slower)
 
 
 @pytest.mark.parametrize(
@@ -497,6 +498,50 @@ def test_the_rest_of_the_field_is_named_with_its_capacities_and_ties():
     many = crafted(m1=10.0, d1=8.0, **{f"d{i}": 7.9 - 0.1 * i for i in range(2, 12)})
     (line,) = [one for one in ten_lines(many, SimConfig()) if one.startswith("Others")]
     assert line.endswith("d9 7, 2 more with less.")
+
+
+def longer(name, *capacities):
+    """Return what a deployment carries if its steps take 5, 10, … percent longer."""
+    spread = 0.01 * np.random.default_rng(0).standard_normal(12)
+    values = [[] if c is None else (math.log(c) + spread).tolist() for c in capacities]
+    errors = zip((0.05, 0.1, 0.2), values, strict=False)
+    return {"deployment": name, "points": {"x": 3},
+            "longer": [{"error": e, "log_pseudo_values": v} for e, v in errors]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("capacities", "said"),
+    [
+        ((9.5, 9.0, 8.5), "20% longer: the same verdict."),
+        ((9.5, 9.0, 8.0), "10% longer: the same verdict; 20% longer: too close to call."),
+        ((8.0, 7.5, 7.0), "5% longer: too close to call."),
+        ((9.5, 7.0, 5.0), "5% longer: the same verdict; 10% longer: disaggregate."),
+        ((9.5, None), "5% longer: the same verdict; 10% longer: it cannot meet the SLO."),
+    ],
+)
+def test_the_answer_says_what_error_of_the_latencies_the_verdict_stands(capacities, said):
+    found = crafted(m1=10.0, m2=9.9, d1=8.0, slower=longer("m1", *capacities))
+    json.dumps(found, allow_nan=False)
+    assert found["simulations"] == crafted(m1=10.0, m2=9.9, d1=8.0)["simulations"] + 3
+    assert f"If only the steps of m1 took longer than simulated: {said}" in ten_lines(
+        found, SimConfig()
+    )
+    open_ = crafted(m1=8.0, d1=8.0, slower=longer("m1", *capacities))
+    assert open_["longer_steps"] is None  # too close to call already
+
+
+def test_steps_that_take_longer_are_those_of_slower_gpus(tmp_path):
+    config, slo = mm1(), Slo(ttft_s=math.log(20) / 0.3)
+    found = found_by(config, slo, tmp_path, relative=0.02)
+    request = {"slo": slo.to_dict(), "accuracy": Accuracy(relative=0.02).to_dict(),
+               "keep_requests": False}  # fmt: skip
+    said = slower({"one": found}, request, tmp_path, lambda: None)
+    assert said["deployment"] == "one"
+    for one in said["longer"]:
+        # a service rate of 1 / stretch under the same limit: P(T > t) = exp(-(mu - rate) t)
+        truth = 1.0 / (1.0 + one["error"]) - 0.3
+        assert np.exp(np.mean(one["log_pseudo_values"])) == pytest.approx(truth, rel=0.03)
+    assert slower({}, request, tmp_path, lambda: None)["longer"] == []
 
 
 def test_what_an_earlier_round_left_behind_is_no_tie():
@@ -563,8 +608,9 @@ def test_only_those_that_may_be_the_best_are_found_exactly(tmp_path):
         told=lambda done, total, what, found: told.append((done, total, what)),
     )
     lines = {line["deployment"]: line for line in said["deployments"]}
-    assert told == [(i + 1, 4, what) for i, what in enumerate(["search"] * 2 + ["refine"] * 2)]
-    assert [len(request["reads"]) for request in case.jobs.values()] == [0, 1, 0, 1]
+    rounds = ["search"] * 2 + ["refine"] * 2 + ["slower"]
+    assert told == [(i + 1, 5, what) for i, what in enumerate(rounds)]
+    assert [len(request["reads"]) for request in case.jobs.values()] == [0, 1, 0, 1, 2]
     best = said["verdict"]["disagg"]
     behind = [n for n, line in lines.items() if line["architecture"] == "disagg" and n != best]
     most = SCREENING.max_replicates
@@ -589,7 +635,7 @@ def test_in_a_large_field_those_that_scouts_find_far_behind_are_not_searched(tmp
     ((case, said),) = decide(
         settings, decision, tmp_path / "scouted", cores=1, told=lambda *one: told.append(one[2])
     )
-    assert told == ["search", "scout", "search"]  # one monolithic deployment, five splits
+    assert told == ["search", "scout", "search", "slower"]  # one monolithic deployment, five splits
     for key in ("claim", "mono", "disagg"):
         assert said["verdict"][key] == in_full["verdict"][key]
     carried = {line["deployment"]: line["capacity_per_s"] for line in in_full["deployments"]}

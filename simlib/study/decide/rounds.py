@@ -1,4 +1,4 @@
-"""The rounds of a decision over the deployments of an architecture: scout, search, refine."""
+"""The rounds of a decision over its deployments: scout, search, refine, and a look at errors."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from simlib.files import read_json
 from simlib.stats.ranking import contenders
 from simlib.study.decide.load import Load
 from simlib.study.decide.search import Found, scouted, search_capacity
+from simlib.study.decide.slower import slower
 from simlib.study.plan.decision import Accuracy
 from simlib.study.plan.searches import job_paths
 
@@ -64,10 +65,16 @@ def refine(request: Mapping[str, Any], results: Path, simulated: Simulated) -> O
     )
 
 
+def slower_best(request: Mapping[str, Any], results: Path, simulated: Simulated) -> Outcome:
+    """Find what the best of all would carry if its steps took longer than simulated."""
+    return slower(_field(request, results), request, results, simulated)
+
+
 ROUNDS: dict[str, Callable[[Mapping[str, Any], Path, Simulated], Outcome]] = {
     "scout": scout,
     "search": search,
     "refine": refine,
+    "slower": slower_best,
 }
 
 
@@ -96,7 +103,7 @@ def _loads(
 
 
 def _field(request: Mapping[str, Any], results: Path) -> dict[str, Found]:
-    """Return what the round before found of each deployment of the architecture, by name."""
+    """Return what the round before found of each deployment, by name."""
     return {
         found["name"]: found
         for job in request["reads"]
