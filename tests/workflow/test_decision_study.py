@@ -55,7 +55,7 @@ def test_a_damaged_outcome_and_a_lost_measurement_are_made_again(decision: Works
     outcomes = [
         path
         for path in (decision.folder / "results/capacity").glob("*.json")
-        if "request" not in path.name
+        if "request" not in path.name and '"longer"' in path.read_text()  # no other job reads it
     ]
     outcomes[0].write_text("{")
     next(decision.folder.glob("results/points/*/attained-*.json")).unlink()
