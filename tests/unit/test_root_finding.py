@@ -9,8 +9,8 @@ import pytest
 
 from simlib.errors import InvalidParameterError
 from simlib.stats.curve import skewness
-from simlib.stats.intervals import t_quantile
 from simlib.stats.root_finding import FEWEST_REPLICATES, Attainment, find_capacity
+from simlib.stats.student import t_quantile
 
 CONFIRMED = math.ceil(1.5 * FEWEST_REPLICATES)
 """Replicates of a search whose first ones are precise enough."""
