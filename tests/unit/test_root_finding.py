@@ -86,6 +86,27 @@ def test_the_interval_is_never_narrower_than_students_and_wider_where_replicates
     assert longer > student * (1.0 + 0.1 * abs(skew))
 
 
+def test_a_bent_curve_is_read_between_close_rates():
+    class Bent(Curve):
+        def __call__(self, rate, replicates):
+            measured = super().__call__(rate, replicates)
+            bend = math.exp(0.05 * (rate - self.root) ** 2)
+            return Attainment(1.0 - (1.0 - measured.shares) * bend, measured.requests)
+
+    found = search(Bent())  # 4% off if it were read between the rates of the first bracket
+    assert found.interval.estimate == pytest.approx(10.0, rel=0.005)
+    assert found.interval.estimate != pytest.approx(10.0, rel=1e-6)  # it is bent
+
+
+def test_about_three_rates_for_each_replicate_are_simulated_in_all():
+    spent = []
+    for seed in range(8):
+        curve = Curve(noise=0.3, seed=seed)
+        found = search(curve, relative=0.01, max_replicates=200)
+        spent.append(sum(curve.asked.values()) / found.replicates)
+    assert np.mean(spent) < 3.3
+
+
 def test_few_replicates_are_spent_away_from_the_root():
     curve = Curve(noise=0.3)
     found = search(curve)

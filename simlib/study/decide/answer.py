@@ -34,6 +34,35 @@ _SPENT = {
 Found = Mapping[str, Any]
 
 
+def searches_of(case: Mapping[str, Any], outcomes: Mapping[str, Found]) -> list[Found]:
+    """Return what the last round found of each deployment of a case, in their order.
+
+    Parameters
+    ----------
+    case
+        As `Case.to_dict` returns it.
+    outcomes
+        Of its jobs, by identity.
+    """
+    found = {
+        (job, one["name"]): one
+        for job in {deployment["job"] for deployment in case["deployments"]}
+        for one in outcomes[job]["deployments"]
+    }
+    return [found[one["job"], one["name"]] for one in case["deployments"]]
+
+
+def answered(
+    case: Mapping[str, Any],
+    accuracy: Accuracy,
+    prices: Mapping[str, float],
+    outcomes: Mapping[str, Found],
+) -> dict[str, Any]:
+    """Return the answer to a case from the outcomes of its jobs; see `answer`."""
+    fewest = None if case["fewest"] is None else outcomes[case["fewest"]]
+    return answer(case, searches_of(case, outcomes), accuracy, prices, fewest)
+
+
 def answer(
     case: Mapping[str, Any],
     searches: Sequence[Found],
@@ -106,6 +135,7 @@ def _line(
         "architecture": one["architecture"],
         "gpus": gpus,
         "hardware": one["hardware"],
+        "pools": pools_of(SimConfig.from_dict(one["config"])),
         "outcome": found["outcome"],
         **{key: found[key] for key in _CAPACITY},
         **{key.replace("per_s", "per_s_per_gpu"): _per(found[key], gpus) for key in _CAPACITY},
@@ -119,7 +149,25 @@ def _line(
         "energy": energy(one["hardware"], tokens) if tokens else None,
         "unloaded": found["unloaded"],
         "replicates": found["replicates"],
+        "stopped_by": found["stopped_by"],
         "reason": found["reason"],
+    }
+
+
+def pools_of(config: SimConfig) -> dict[str, dict[str, Any]]:
+    """Return what each pool of a deployment is made of, by the pool's name."""
+    if config.serving == "token_rate":
+        return {name: {"gpus": gpus} for name, gpus in config.deployment.gpus_by_pool.items()}
+    return {
+        name: {
+            "gpus": pool.total_gpus,
+            "gpu": pool.gpu,
+            "replicas": pool.replicas,
+            "gpus_per_replica": pool.replica_gpus,
+            "tensor_parallel": pool.tensor_parallel,
+            "data_parallel_size": pool.data_parallel_size,
+        }
+        for name, pool in config.batching.pools.items()
     }
 
 

@@ -42,6 +42,10 @@ _CLAIM_COLORS = {
 _OTHER_CLAIM = "#ffffff"
 _ONLY = {"disaggregate": "disagg.", "do not disaggregate": "mono."}
 """Who meets the SLO where the other architecture never does."""
+_NO_CAPACITY = {
+    "never": "cannot meet the SLO at any load",
+    "far behind": "far behind, as three replicates see it",
+}
 _NEAR = 1.1
 """Rates within this of those that were measured well add nothing but their noise."""
 
@@ -111,8 +115,8 @@ def capacity_figure(data: DecisionData) -> Figure | None:
         color = COLORS[line["architecture"]]
         estimate = line["capacity_per_s"]
         if math.isnan(estimate):
-            ax.text(0.0, position, " cannot meet the SLO at any load", va="center",
-                    fontsize=8, color=GREY)  # fmt: skip
+            said = _NO_CAPACITY[str(line["outcome"])]
+            ax.text(0.0, position, f" {said}", va="center", fontsize=8, color=GREY)
             continue
         ax.barh(position, estimate, height=0.62, color=color, alpha=1.0 if line["tied"] else 0.55)
         ends = [[estimate - line["capacity_per_s_low"]], [line["capacity_per_s_high"] - estimate]]
