@@ -28,14 +28,17 @@ def check(config: Path) -> None:
     for resolved in resolve(read_yaml(config), str(config), source=config.parent):
         if resolved.cases:
             click.echo(
-                f"{resolved.name}: {len(resolved.cases)} decisions, {len(resolved.jobs())} jobs, "
+                f"{resolved.name}: {len(resolved.cases)} "
+                f"decision{'' if len(resolved.cases) == 1 else 's'}, {len(resolved.jobs())} jobs, "
                 "which choose their simulations"
             )
             continue
         points = {row.point_id: row.replicates for row in resolved.rows}
         factors = " x ".join(f"{factor.name} ({len(factor.levels)})" for factor in resolved.factors)
+        precise = any(row.precision is not None for row in resolved.rows)
         click.echo(
-            f"{resolved.name}: {len(points)} points, {sum(points.values())} simulations; "
+            f"{resolved.name}: {len(points)} points, "
+            f"{sum(points.values())} simulations{' or more, until precise' if precise else ''}; "
             f"{factors or 'no sweep'}"
         )
 

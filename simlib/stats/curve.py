@@ -29,7 +29,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from simlib.stats.intervals import Floats, Interval, as_column, empty, t_quantile
+from simlib.stats.intervals import Floats, Interval, as_column, empty
+from simlib.stats.student import t_quantile
 
 NOT_BOUNDED = "the data do not bound it from above"
 _ALIKE = 1e-12

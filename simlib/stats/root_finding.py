@@ -20,7 +20,8 @@ import numpy as np
 
 from simlib.errors import InvalidParameterError
 from simlib.stats.curve import inverse_transform, skewness
-from simlib.stats.intervals import Floats, Interval, check_level, empty, t_quantile
+from simlib.stats.intervals import Floats, Interval, empty
+from simlib.stats.student import check_level, t_quantile
 
 FEWEST_REPLICATES = 12
 """Stopping as soon as few replicates happen to agree would give intervals that are too narrow."""

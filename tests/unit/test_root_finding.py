@@ -9,7 +9,6 @@ import pytest
 
 from simlib.errors import InvalidParameterError
 from simlib.stats.curve import skewness
-from simlib.stats.intervals import t_quantile
 from simlib.stats.root_finding import (
     FEWEST_REPLICATES,
     SCOUTS,
@@ -17,6 +16,7 @@ from simlib.stats.root_finding import (
     find_capacity,
     rough_capacity,
 )
+from simlib.stats.student import t_quantile
 
 CONFIRMED = math.ceil(1.5 * FEWEST_REPLICATES)
 """Replicates of a search whose first ones are precise enough."""

@@ -15,7 +15,7 @@ from simlib.study.jobs.batches import BATCHES, Batch
 from simlib.study.jobs.outputs import manifest_path, read_manifest
 from simlib.study.jobs.store import result_path
 from simlib.study.jobs.up_to_date import FIGURES_OF, TABLES_OF
-from simlib.study.jobs.verify import LEDGER
+from simlib.study.jobs.verify import LEDGER, decision_path
 from simlib.study.plan.grid import resolve
 from simlib.study.plan.precise import request_of
 from simlib.study.plan.resolved import ResolvedStudy, Row
@@ -50,6 +50,8 @@ class Plan:
     batch_seconds: float
     batches: tuple[Batch, ...] = ()
     """The missing simulations that share jobs."""
+    intact: frozenset[Path] = frozenset()
+    """The results that were checked and need no job."""
 
     @classmethod
     def of(
@@ -84,17 +86,33 @@ class Plan:
             path = self.results / "latency" / table
             write_json(path.with_suffix(".request.json"), request)
 
-    def results_of(self, study: str) -> list[str]:
-        """Return the simulation results that a study's tables need."""
-        jobs = self.studies[study].jobs()
-        found = {str(job_paths(self.named, job)[1]): None for job in jobs}
-        for row in self.studies[study].rows:
+    def results_of(self, study: str, *, missing: bool = False) -> list[str]:
+        """Return the simulation results that a study's tables need.
+
+        Parameters
+        ----------
+        study : str
+            Its name.
+        missing : bool
+            Only those that a job of this run makes.
+        """
+        there: frozenset[Path] = self.intact if missing else frozenset()
+        wanted = dict.fromkeys(self._wanted(self.studies[study]))
+        if self.named == self.results:
+            return [str(path) for path in wanted if path not in there]
+        return [
+            str(self.named / path.relative_to(self.results)) for path in wanted if path not in there
+        ]
+
+    def _wanted(self, study: ResolvedStudy) -> Iterator[Path]:
+        for job in study.jobs():
+            yield job_paths(self.results, job)[1]
+        for row in study.rows:
             if row.precision is not None:
-                found[str(self.named / "precision" / f"{row.precision_id}.json")] = None
+                yield decision_path(self.results, row)
                 continue
             for replicate in range(row.replicates):
-                found[str(result_path(self.named, row.point_id, replicate))] = None
-        return list(found)
+                yield result_path(self.results, row.point_id, replicate)
 
     def requests(self, point_id: str) -> float:
         """Return about how many requests a replicate of a point has; more rather than fewer."""
