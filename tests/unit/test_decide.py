@@ -211,6 +211,14 @@ def test_the_capacity_of_mm1_is_its_closed_form(tmp_path):
     assert found["capacity_per_s"] == pytest.approx(0.7, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "stopped_by"),
+    [({"relative": 0.2}, "accuracy"), ({"relative": 1e-4, "max_replicates": 12}, "max_replicates")],
+)
+def test_a_search_says_what_stopped_it(tmp_path, accuracy, stopped_by):
+    assert found_by(mm1(), Slo(ttft_s=10.0), tmp_path, **accuracy)["stopped_by"] == stopped_by
+
+
 def test_simulations_are_ordinary_points_and_are_never_made_twice(tmp_path):
     made = []
 
@@ -321,6 +329,8 @@ def test_a_trace_is_replayed_faster_and_parts_of_the_run_stand_for_replicates(tm
     found = found_by(config, Slo(ttft_s=1.0), tmp_path, **COARSE)
     assert found["outcome"] == "found"
     assert found["replicates"] == 10
+    finer = found_by(config, Slo(ttft_s=1.0), tmp_path, relative=1e-4)
+    assert (finer["replicates"], finer["stopped_by"]) == (10, "trace")
     assert {row["replicates"] for row in found["rates"]} == {1}
 
 
