@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 from fit_engines import LEFT_OUT, Constants, settings
-from measured import RefusedError, Row, plain, predict, read_rows, with_engine
+from measured import RefusedError, Row, is_dense, plain, predict, read_rows, with_engine
 from numpy.typing import NDArray
 from peers import Estimate, aiconfigurator
 from verdict_skill import skill
@@ -80,8 +80,7 @@ def left_out_constants() -> dict[tuple[str, ...], Constants]:
         lines = list(csv.reader(text))[1:]
     found = {}
     for gpu, engine, model, *numbers in lines:
-        step_s, sequence_s, request_s, token_s = map(float, numbers)
-        found[gpu, engine, model] = (step_s, sequence_s, request_s, token_s)
+        found[gpu, engine, model] = Constants(*map(float, numbers))
     return found
 
 
@@ -156,12 +155,6 @@ def interval(values: Times, clusters: Sequence[object]) -> str:
         return f"{np.median(values):.1f}"
     low, high = np.percentile(draws, [2.5, 97.5])
     return f"{np.median(values):.1f} ({low:.1f} to {high:.1f})"
-
-
-def is_dense(row: Row) -> bool:
-    """Return whether a model has no experts, as far as its name says."""
-    name = row.model.rpartition("/")[2].lower()
-    return name.startswith("llama") or name.startswith("qwen3-32b")
 
 
 HEAD = "| rows of | who | rows | deployments | TTFT, median error % | TPOT | off by over 5 times |"

@@ -13,16 +13,9 @@ import numpy as np
 from measured import Row
 from numpy.typing import NDArray
 
-ALIKE = {"DeepSeek-V3": "DeepSeek-R1"}
-"""Models of one architecture."""
 WITHIN = 0.01
 """Requests in flight per GPU that differ by no more are equal."""
 METRICS = ("TTFT", "TPOT", "throughput per GPU")
-
-
-def gpus(row: Row) -> int:
-    """Return the GPUs of a row's deployment."""
-    return sum(pool.workers * pool.tp * pool.pp * pool.attention_dp for pool in row.pools)
 
 
 def pairs(rows: Sequence[Row]) -> list[tuple[int, int]]:
@@ -44,20 +37,19 @@ def _match(rows: Sequence[Row], one: int, other: int) -> bool:
     a, b = rows[one], rows[other]
     if _setting(a) != _setting(b):
         return False
-    first, second = ((row.concurrency or 0) / gpus(row) for row in (a, b))
+    first, second = ((row.concurrency or 0) / row.gpus for row in (a, b))
     return abs(first / second - 1) <= WITHIN
 
 
 def _setting(row: Row) -> tuple[object, ...]:
-    gpu, engine, model = row.group
-    return gpu, engine, ALIKE.get(model, model), row.prompt, row.output, row.precision
+    return *row.group, row.prompt, row.output, row.precision
 
 
 def metrics(row: Row, times: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return TTFT, TPOT and seconds × GPUs per output token (Little's law), less is better."""
     ttft_s, tpot_s = times
     request_s = ttft_s + tpot_s * (row.output - 1)
-    return np.array([ttft_s, tpot_s, request_s * gpus(row) / (row.output * (row.concurrency or 1))])
+    return np.array([ttft_s, tpot_s, request_s * row.gpus / (row.output * (row.concurrency or 1))])
 
 
 def skill(

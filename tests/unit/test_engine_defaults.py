@@ -33,6 +33,8 @@ def test_what_is_left_out_is_the_engines(engine: str) -> None:
     found = config(engine)
     assert found.latency.step_overhead_s == of.step_overhead_s
     assert found.latency.sequence_overhead_s == of.sequence_overhead_s
+    for term in ("expert_launch_s", "latent_launch_s", "latent_step_s"):
+        assert getattr(found.latency, term) == getattr(of, term) > 0
     for batching in (found.batching_mono, found.batching_disagg):
         assert batching.front_end is not None
         assert batching.front_end.request_s == of.front_end_request_s
@@ -195,6 +197,9 @@ def test_the_catalog_is_of_sound_numbers() -> None:
             engine.sequence_overhead_s,
             engine.front_end_request_s,
             engine.front_end_token_s,
+            engine.expert_launch_s,
+            engine.latent_launch_s,
+            engine.latent_step_s,
         ):
             assert 0 <= constant < 0.1
         for gpu in catalog.gpu_names():
