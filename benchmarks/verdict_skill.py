@@ -1,8 +1,9 @@
 """Is the simulated winner the measured one? Settings that were measured both ways.
 
 A pair is a disaggregated and a monolithic row of one GPU, engine, architecture, lengths and weight
-format with equal requests in flight per GPU. A guess that knows nothing names one side for all;
-skill is to be right more often than the better one of these two guesses.
+format with equal requests in flight per GPU. What was measured once counts once, whatever it is
+called, and rows whose stated sizes cannot be those that were measured do not count. A guess that
+knows nothing names one side for all; skill is to be right more often than the better of these two.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from measured import Row
+from measured import Row, contradicted
 from numpy.typing import NDArray
 
 WITHIN = 0.01
@@ -20,8 +21,13 @@ METRICS = ("TTFT", "TPOT", "throughput per GPU")
 
 def pairs(rows: Sequence[Row]) -> list[tuple[int, int]]:
     """Return the places of each disaggregated row and of the monolithic rows that match it."""
-    found = []
-    usable = [number for number, row in enumerate(rows) if row.pools and row.concurrency]
+    found = {}
+    doubtful = contradicted(rows)
+    usable = [
+        number
+        for number, row in enumerate(rows)
+        if row.pools and row.concurrency and number not in doubtful
+    ]
     for one in usable:
         for other in usable:
             if (
@@ -29,8 +35,12 @@ def pairs(rows: Sequence[Row]) -> list[tuple[int, int]]:
                 and rows[other].mode == "agg"
                 and _match(rows, one, other)
             ):
-                found.append((one, other))
-    return found
+                found.setdefault(_measured(rows[one]) + _measured(rows[other]), (one, other))
+    return list(found.values())
+
+
+def _measured(row: Row) -> tuple[object, ...]:
+    return row.ttft_s, row.tpot_s, row.concurrency, row.pools
 
 
 def _match(rows: Sequence[Row], one: int, other: int) -> bool:
