@@ -47,6 +47,13 @@ def test_what_is_left_out_is_the_engines(engine: str) -> None:
             assert pool.gpu_memory_utilization == of.gpu_memory_utilization
 
 
+def test_layers_cost_nothing_more_where_measurements_hold_all_of_them() -> None:
+    for kind in ("affine", "aiconfigurator"):
+        latency = config("vllm", latency={"kind": kind}).latency
+        assert (latency.expert_launch_s, latency.latent_launch_s, latency.latent_step_s) == (0,) * 3
+        assert latency.step_overhead_s > 0
+
+
 def test_engines_differ_where_it_matters() -> None:
     policies = {name: config(name).batching_mono.pool.policy for name in serving_engines()}
     assert not BATCH_POLICIES[policies["sglang"]].mixes
