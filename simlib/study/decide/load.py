@@ -39,7 +39,7 @@ from simlib.study.jobs.store import read_records, result_path, write_records
 from simlib.study.measurement.kept import KeptFile, code_that_measures, digest_of
 from simlib.study.measurement.length import Work, work_of
 from simlib.study.measurement.measure import queue_waits_s, stability_of
-from simlib.study.plan.grid import point_id, run_settings
+from simlib.study.plan.identity import point_id, run_settings
 from simlib.study.plan.searches import check_has_rate
 from simlib.workload.traces import load_trace
 

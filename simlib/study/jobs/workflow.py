@@ -16,7 +16,9 @@ from simlib.study.jobs.outputs import manifest_path, read_manifest
 from simlib.study.jobs.store import result_path
 from simlib.study.jobs.up_to_date import FIGURES_OF, TABLES_OF
 from simlib.study.jobs.verify import LEDGER, decision_path
-from simlib.study.plan.grid import ResolvedStudy, Row, resolve
+from simlib.study.plan.grid import resolve
+from simlib.study.plan.precise import request_of
+from simlib.study.plan.resolved import ResolvedStudy, Row
 from simlib.study.plan.searches import ANSWER, first_round_of, job_paths
 from simlib.study.plan.spec import StudyFile
 
@@ -73,11 +75,10 @@ class Plan:
                 write_json(job_paths(self.results, job)[0], request)
                 for config in study.deployments_of_job(job):
                     self._write_table_requests(table_requests(config))
+            for job, rows in study.precise.items():
+                write_json(self.results / "precision" / f"{job}.request.json", request_of(rows))
             for row in study.rows:
                 write_json(self.results / "points" / row.point_id / "point.json", row.point())
-                if row.precision is not None:
-                    name = f"{row.precision_id()}.request.json"
-                    write_json(self.results / "precision" / name, row.precision_request())
                 self._write_table_requests(self._table_requests(row.point_id))
 
     def _write_table_requests(self, requests: Mapping[str, dict[str, Any]]) -> None:
@@ -207,11 +208,7 @@ class Plan:
 
     @cached_property
     def _precise(self) -> dict[str, list[Row]]:
-        rows: dict[str, list[Row]] = {}
-        for row in (row for study in self.studies.values() for row in study.rows):
-            if row.precision is not None:
-                rows.setdefault(row.precision_id(), []).append(row)
-        return rows
+        return {job: rows for s in self.studies.values() for job, rows in s.precise.items()}
 
     @cached_property
     def _plain(self) -> dict[str, int]:
@@ -253,7 +250,7 @@ class Plan:
             yield folder, f"r{replicate}.npz"
             yield folder, f"r{replicate}.staged"
         if row.precision is not None:
-            name = row.precision_id()
+            name = str(row.precision_id)
             yield f"{self.results}/precision", f"{name}.json"
             yield f"{self.results}/precision", f"{name}.request.json"
             yield from self._notes("precision", name)

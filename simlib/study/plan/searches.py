@@ -16,7 +16,7 @@ from simlib.core.model_version import MODEL_VERSION
 from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.study.plan.decision import Accuracy, DeploymentSpace
-from simlib.study.plan.grid import ANALYSIS_ONLY, digest, essential
+from simlib.study.plan.identity import ANALYSIS_ONLY, digest, essential
 from simlib.workload.arrivals import ARRIVALS
 
 ANSWER = "answer.html"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simlib import __version__
+from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
 from simlib.files import write_json
 from simlib.study.jobs import outputs
@@ -82,6 +83,11 @@ def _tables(
         yield "crossover.csv", crossover_lines(verdicts, study["crossover"]["x"], comparisons)
 
 
+def _window(config: SimConfig) -> dict[str, float]:
+    """Return what a precision may have lengthened."""
+    return {"sim_seconds": config.sim_seconds, "warmup_seconds": config.warmup_seconds}
+
+
 def _provenance(study: dict[str, Any], rows: list[MeasuredRow]) -> dict[str, Any]:
     return {
         "study": study["name"],
@@ -98,7 +104,8 @@ def _provenance(study: dict[str, Any], rows: list[MeasuredRow]) -> dict[str, Any
                 "interval_methods": sorted(
                     {interval.method for interval in row.point.intervals.values()}
                 ),
-                "config": described["config"],
+                "simulated": row.simulated,
+                "config": described["config"] | _window(row.config),
             }
             for row, described in zip(rows, study["rows"], strict=True)
         ],
