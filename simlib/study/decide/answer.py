@@ -59,8 +59,9 @@ def answered(
     outcomes: Mapping[str, Found],
 ) -> dict[str, Any]:
     """Return the answer to a case from the outcomes of its jobs; see `answer`."""
-    fewest = None if case["fewest"] is None else outcomes[case["fewest"]]
-    return answer(case, searches_of(case, outcomes), accuracy, prices, fewest)
+    fewest, slower = (None if case[job] is None else outcomes[case[job]]
+                      for job in ("fewest", "slower"))  # fmt: skip
+    return answer(case, searches_of(case, outcomes), accuracy, prices, fewest, slower)
 
 
 def answer(
@@ -69,6 +70,7 @@ def answer(
     accuracy: Accuracy,
     prices: Mapping[str, float],
     fewest: Mapping[str, Any] | None = None,
+    slower: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the whole answer to one case as plain data.
 
@@ -82,6 +84,8 @@ def answer(
         The user's dollars per GPU and hour.
     fewest
         What `fewest_gpus` found, if a rate was asked for.
+    slower
+        What `simlib.study.decide.slower.slower` found, if that was asked for.
     """
     slo = Slo.from_dict(case["slo"])
     lines = [
@@ -93,15 +97,18 @@ def answer(
     standings = rank(samples, indifference=indifference) if samples else []
     for line in lines:
         line.update(_standing(next((s for s in standings if s.name == line["deployment"]), None)))
+        line["tied"] &= line["stopped_by"] != "behind"  # the rounds before told it from the best
     lines.sort(key=lambda line: -(line["capacity_per_s_per_gpu"] or 0.0))
     best = {
         architecture: _best(lines, architecture)
         for architecture in dict.fromkeys(one["architecture"] for one in case["deployments"])
     }
+    verdict = _verdict(case, lines, samples, accuracy, slo)
     return {
         "coordinates": case["coordinates"],
         "slo": case["slo"],
-        "verdict": _verdict(case, lines, samples, accuracy, slo),
+        "verdict": verdict,
+        "longer_steps": _longer_steps(case, samples, accuracy, verdict, slower),
         "other_definitions": _elsewhere(case, searches, accuracy),
         "best": best,
         "tied_with_best": [line["deployment"] for line in lines if line["tied"]],
@@ -116,7 +123,8 @@ def answer(
         },
         "simulations": sum(
             row["replicates"] for found in searches for row in (found["unloaded"], *found["rates"])
-        ),
+        )
+        + (sum(slower["points"].values()) if slower is not None else 0),
     }
 
 
@@ -262,6 +270,37 @@ def _elsewhere(
                 for side in ("mono", "disagg")
             }
     return found
+
+
+def _longer_steps(
+    case: Mapping[str, Any],
+    samples: Mapping[str, Any],
+    accuracy: Accuracy,
+    verdict: Mapping[str, Any],
+    slower: Mapping[str, Any] | None,
+) -> dict[str, Any] | None:
+    """Return the verdict if only the steps of the better side's best took longer, by how much.
+
+    None without a claim that could turn. Others of the better side are left out, so it errs towards
+    turning.
+    """
+    if (
+        slower is None
+        or verdict["margin"] is None
+        or verdict["claim"] == WORDS["too close to call"]
+    ):
+        return None
+    name, found = slower["deployment"], []
+    side = next(o["architecture"] for o in case["deployments"] if o["name"] == name)
+    gpus = next(o["gpus"] for o in case["deployments"] if o["name"] == name)
+    for one in slower["longer"]:
+        if not one["log_pseudo_values"]:
+            found.append({"error": one["error"], "claim": "it cannot meet the SLO"})
+            break
+        sides = _sides(case, samples)
+        sides[side] = {name: np.array(one["log_pseudo_values"]) - math.log(gpus)}
+        found.append({"error": one["error"], **_duel(sides, accuracy)})
+    return {"deployment": name, "verdicts": found}
 
 
 def _standing(standing: Standing | None) -> dict[str, Any]:
