@@ -26,6 +26,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from aims import far_off, summary
 from fit_engines import LEFT_OUT, Constants, settings
 from measured import (
     RefusedError,
@@ -198,7 +199,7 @@ def table(
             ratio = predicted_s[use] / measured[use]
             error = 100 * np.abs(ratio - 1)
             clusters = [row.deployment for row, used in zip(rows, use, strict=True) if used]
-            far = int((np.abs(np.log(ratio)) > np.log(5)).any(axis=1).sum())
+            far = far_off(ratio)
             label = f"{name} (in sample)" if kind.startswith("dev") and who == "engine" else name
             out.append(
                 f"| {kind} | {label} | {use.sum()} of {chosen.sum()} | {len(set(clusters))} "
@@ -304,7 +305,8 @@ def page(rows: Sequence[Row], lines: Sequence[dict[str, str]], peers: Mapping[st
         times(lines, "engine"),
     )
     ours = np.where(np.isnan(ours), times(lines, "engine"), ours)
-    parts = [["<!-- made by benchmarks/scoreboard.py -->"], table(rows, lines, peers)]
+    parts = [["<!-- made by benchmarks/scoreboard.py -->"], summary(kinds(rows), ours / measured)]
+    parts.append(table(rows, lines, peers))
     if peers:
         parts.append(paired(rows, lines, peers))
     parts += [skill(rows, measured, ours), refusals(rows, lines), by_group(rows, lines)]

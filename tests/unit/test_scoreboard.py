@@ -12,7 +12,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-import measured  # noqa: E402 - lies beside the script
+import aims  # noqa: E402 - lies beside the script
+import measured  # noqa: E402
 import scoreboard  # noqa: E402
 import verdict_skill  # noqa: E402
 
@@ -168,6 +169,20 @@ def test_sizes_that_repeat_a_measurement_of_fewer_gpus_are_doubted() -> None:
     kinds = scoreboard.kinds([*small, *same])
     assert kinds["development, monolithic, dense"].sum() == 6
     assert kinds["development, monolithic, dense, sizes credible"].sum() == 3
+
+
+def test_the_page_begins_with_aims_and_what_is_met() -> None:
+    kinds = {
+        "others, monolithic, dense": np.array([True, True, True, False]),
+        "development, monolithic, dense": np.array([False, False, False, True]),
+    }
+    ratios = np.array([[1.2, 1.0], [0.1, 1.09], [np.nan, 1.0], [1.0, 1.0]])
+    head, _, ttft, tpot, far, *others = aims.summary(kinds, ratios)
+    assert head.index("nobody fitted") < head.index("left out")
+    assert ttft == "| monolithic, dense: TTFT | 20 % | 55.0 %, missed | 0.0 %, met |"
+    assert tpot == "| monolithic, dense: TPOT | 8 % | 4.5 %, met | 0.0 %, met |"
+    assert far == "| rows off by over 5 times | none | 1 of 2 | 0 of 1 |"
+    assert others[0] == "| monolithic, experts: TTFT | 30 % | – | – |"
 
 
 def test_peers_are_asked_for_each_nth_row_that_is_simulated(tmp_path: Path) -> None:
