@@ -98,7 +98,7 @@ def pair_of(config: SimConfig, replicates: int) -> tuple[Pair, dict[str, list[di
     """
     from simlib.study.jobs.simulate import simulate
     from simlib.study.measurement.measure import measure_point
-    from simlib.study.plan.grid import is_random
+    from simlib.study.plan.identity import is_random
     from simlib.study.tables.one_run import statistics_of
     from simlib.study.tables.pairs import Pair, Side
 

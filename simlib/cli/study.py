@@ -28,14 +28,17 @@ def check(config: Path) -> None:
     for resolved in resolve(read_yaml(config), str(config), source=config.parent):
         if resolved.cases:
             click.echo(
-                f"{resolved.name}: {len(resolved.cases)} decisions, {len(resolved.jobs())} jobs, "
+                f"{resolved.name}: {len(resolved.cases)} "
+                f"decision{'' if len(resolved.cases) == 1 else 's'}, {len(resolved.jobs())} jobs, "
                 "which choose their simulations"
             )
             continue
         points = {row.point_id: row.replicates for row in resolved.rows}
         factors = " x ".join(f"{factor.name} ({len(factor.levels)})" for factor in resolved.factors)
+        precise = any(row.precision is not None for row in resolved.rows)
         click.echo(
-            f"{resolved.name}: {len(points)} points, {sum(points.values())} simulations; "
+            f"{resolved.name}: {len(points)} points, "
+            f"{sum(points.values())} simulations{' or more, until precise' if precise else ''}; "
             f"{factors or 'no sweep'}"
         )
 
@@ -73,11 +76,11 @@ def figures(study_json: Path, tables: Path, output: Path, kept: Path | None) -> 
 @click.argument("request", type=_FILE)
 @click.option("--results", type=_FOLDER, default="results", show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
-def replicate(request: Path, results: Path, output: Path) -> None:
-    """Add replicates to a point until the precision that REQUEST asks for is reached."""
-    from simlib.study.jobs.precision import replicate_until_precise
+def precise(request: Path, results: Path, output: Path) -> None:
+    """Lengthen and replicate the runs of points until the precision that REQUEST asks for."""
+    from simlib.study.jobs.precision import make_precise
 
-    click.echo(json.dumps(replicate_until_precise(request, results, output), indent=2))
+    click.echo(json.dumps(make_precise(request, results, output), indent=2))
 
 
 @study.command()

@@ -181,6 +181,31 @@ def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, 
     return seconds + attention_s, growth_s, steps
 
 
+def dense_chunk(p: Sequence[float], new: int, before: int) -> float:
+    """Return the seconds of a chunk's attention: launch, and computing it or reading the cache."""
+    return p[CHUNK] + max(p[PAIR] * new * (before + 0.5 * new + 0.5), p[KV] * (before + new))
+
+
+def dense_iteration(
+    p: Sequence[float], work: float, tokens: int, chunks: int, batch: int, context: int
+) -> float:
+    """Return the seconds of an iteration that prefills."""
+    layers = layers_s(p, float(tokens + batch), float(batch + chunks))
+    return layers + (p[CONTEXT] * context + work)
+
+
+def dense_decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
+    """Return the seconds of a decode step, by how much the next is longer, and how long so."""
+    seconds = layers_s(p, float(batch), float(batch)) + p[CONTEXT] * context
+    return seconds, p[CONTEXT] * batch, MAX_STEPS
+
+
+FORMULA = Formula(chunk, iteration, decode)
+DENSE = Formula(dense_chunk, dense_iteration, dense_decode)
+"""The same for models without experts, attention ranks, windows and launches that wait: those terms
+are left out, the others are the same numbers."""
+
+
 class RooflineLatency(LatencyModel):
     r"""Seconds of an iteration by what it computes, reads and exchanges.
 
@@ -264,8 +289,6 @@ class RooflineLatency(LatencyModel):
 
     __slots__ = ()
 
-    formula = Formula(chunk, iteration, decode)
-
     def __init__(
         self,
         model: catalog.Model,
@@ -340,7 +363,10 @@ class RooflineLatency(LatencyModel):
                 experts,
                 whole=enable_expert_parallel,
             )
+        launch_s = model.moe_layers * expert_launch_s + model.latent_layers * latent_launch_s
+        plain = not (model.experts or model.window_layers or launch_s) and data_parallel_size == 1
         super().__init__(
+            DENSE if plain else FORMULA,
             (
                 step_s + moe.step_s,
                 2.0 * model.everyone_parameters / matrix_rate,
@@ -361,7 +387,7 @@ class RooflineLatency(LatencyModel):
                 kv_s * near,
                 pair_s * near,
                 context_s * near,
-                model.moe_layers * expert_launch_s + model.latent_layers * latent_launch_s,
+                launch_s,
             ),
             kv_total,
         )

@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator
 
 from simlib.errors import InvalidParameterError
 from simlib.stats.compare import Crossover, crossovers
 from simlib.stats.intervals import Floats, Interval, as_column
+from simlib.stats.monotone import monotone_cubic
 
 _STEPS = 50
 """Interpolated points between two swept values."""
@@ -29,9 +29,6 @@ def ratio_crossovers(x: ArrayLike, ratios: Sequence[Interval]) -> list[Crossover
     waits near saturation; straight lines between few loads find the crossing too early. With bands
     at the levels of the family (`simlib.stats.family.Decision.level`), a swept value where a
     difference is claimed lies outside every crossover's interval, and has its sign on that side.
-
-    Source: F. N. Fritsch, R. E. Carlson, "Monotone piecewise cubic interpolation" (1980),
-    doi:10.1137/0717021.
 
     Parameters
     ----------
@@ -64,7 +61,7 @@ def _within(x: Floats, ratios: list[Interval]) -> list[Crossover]:
     cells = [np.linspace(a, b, _STEPS, endpoint=False) for a, b in pairwise(x)]
     fine = np.append(np.concatenate(cells), x[-1])
     curves = [
-        PchipInterpolator(x, [_log(getattr(one, end)) for one in ratios])(fine)
+        monotone_cubic(x, [_log(getattr(one, end)) for one in ratios], fine)
         for end in ("low", "estimate", "high")
     ]
     bands = [Interval(low, at, high, _METHOD) for low, at, high in np.stack(curves, axis=1)]

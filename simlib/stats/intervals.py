@@ -1,4 +1,4 @@
-"""An estimate with its interval; Student's t; how many samples a percentile needs.
+"""An estimate with its interval; how many samples a percentile needs.
 
 A number that the data cannot support is left empty (NaN) and says why in ``reason``. How intervals
 of a point are made, from one run or many: `simlib.stats.estimate`.
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from simlib.errors import InvalidParameterError
+from simlib.stats.student import check_level, t_quantile
 
 Floats = NDArray[np.float64]
 
@@ -55,23 +55,6 @@ class Interval:
 def empty(method: str, reason: str, estimate: float = math.nan) -> Interval:
     """Return an interval that is missing, with the reason."""
     return Interval(math.nan, estimate, math.nan, method, reason)
-
-
-def t_quantile(level: float, degrees_of_freedom: float) -> float:
-    """Return the two-sided quantile of Student's t: half-width per standard error."""
-    check_level(level)
-    return float(special.stdtrit(degrees_of_freedom, 0.5 + level / 2.0))
-
-
-def t_p_value(t: float, degrees_of_freedom: float) -> float:
-    """Return the two-sided p value of a t statistic."""
-    return float(2.0 * special.stdtr(degrees_of_freedom, -abs(t)))
-
-
-def check_level(level: float) -> None:
-    """Raise InvalidParameterError unless 0 < level < 1."""
-    if not 0 < level < 1:
-        raise InvalidParameterError("level", level, "> 0 and < 1")
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
@@ -127,11 +110,9 @@ def replicates_for(values: ArrayLike, relative: float, most: int, level: float =
     most = max(most, x.size)
     if x.size < 2 or not np.all(np.isfinite(x)):
         return most
-    n = np.arange(x.size, most + 1)
-    check_level(level)
-    widths = special.stdtrit(n - 1, 0.5 + level / 2.0) * np.std(x, ddof=1) / np.sqrt(n)
-    narrow = np.flatnonzero(widths <= relative * abs(float(np.mean(x))))
-    return int(n[narrow[0]]) if narrow.size else most
+    wanted, deviation = relative * abs(float(np.mean(x))), float(np.std(x, ddof=1))
+    widths = ((n, t_quantile(level, n - 1) / math.sqrt(n)) for n in range(x.size, most + 1))
+    return next((n for n, width in widths if width * deviation <= wanted), most)
 
 
 def enough_for_percentile(n: int, q: float) -> str | None:

@@ -26,7 +26,8 @@ import numpy as np
 
 from simlib.errors import InvalidParameterError
 from simlib.stats.curve import Curve, mean_curve, score_of_0, standard_error
-from simlib.stats.intervals import Floats, Interval, empty, t_p_value, t_quantile
+from simlib.stats.intervals import Floats, Interval, empty
+from simlib.stats.student import t_p_value, t_quantile
 
 _ANGLES = np.linspace(0.0, 2.0 * math.pi, 1441)
 _SCORES = np.linspace(-20.0, 20.0, 801)

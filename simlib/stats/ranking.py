@@ -23,7 +23,8 @@ from typing import Literal
 import numpy as np
 
 from simlib.errors import InvalidParameterError
-from simlib.stats.intervals import Floats, Interval, as_column, check_level, empty, t_quantile
+from simlib.stats.intervals import Floats, Interval, as_column, empty
+from simlib.stats.student import check_level, t_quantile
 
 FEWEST_PAIRS = 3
 """Fewer replicates have no spread to speak of."""

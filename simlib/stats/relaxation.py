@@ -26,8 +26,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import special
-
 from simlib.errors import InvalidParameterError
 
 FEWEST_RELAXATIONS = 5.0
@@ -213,14 +211,18 @@ def _over(requests: float, relaxation: float) -> float:
 def _missing_share(t: float) -> float:
     """Return :math:`1 - H_1(t)`."""
     root = math.sqrt(t)
-    return float(2.0 * (1.0 + t) * special.ndtr(-root) - 2.0 * root * _density(t))
+    return float(2.0 * (1.0 + t) * _normal_tail(root) - 2.0 * root * _density(t))
 
 
 def _missed(t: float) -> float:
     """Return an integral of `_missing_share`; it goes to 0 with t."""
     root = math.sqrt(t)
-    below = (t * (t + 2.0) - 1.0) * special.ndtr(-root)
+    below = (t * (t + 2.0) - 1.0) * _normal_tail(root)
     return float(below - (1.0 + t) * root * _density(t))
+
+
+def _normal_tail(z: float) -> float:
+    return 0.5 * math.erfc(z / math.sqrt(2.0))
 
 
 def _density(t: float) -> float:

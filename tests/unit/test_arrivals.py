@@ -9,7 +9,7 @@ import pytest
 
 from simlib.core.config import ArrivalConfig, SimConfig
 from simlib.core.sampling import sample_requests
-from simlib.study.plan.grid import point_id
+from simlib.study.plan.identity import point_id
 from simlib.workload.arrivals import ARRIVALS
 
 

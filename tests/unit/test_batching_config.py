@@ -14,7 +14,7 @@ from simlib.errors import InvalidParameterError
 from simlib.policies.batching import BATCH_POLICIES
 from simlib.serving.assemble import deployment_of
 from simlib.study.jobs.simulate import simulate
-from simlib.study.plan.grid import point_id
+from simlib.study.plan.identity import point_id
 
 KNOWN_ID = "67a50214f474c233"
 NAN, INF = float("nan"), float("inf")

@@ -34,7 +34,8 @@ from simlib.study.jobs.workflow import Plan
 from simlib.study.measurement.classes import ATTAINMENT, ClassedRecords, measure_classes
 from simlib.study.measurement.measure import measure_point
 from simlib.study.measurement.measured import measure_metric
-from simlib.study.plan.grid import essential, is_random, point_id, resolve, run_settings
+from simlib.study.plan.grid import resolve
+from simlib.study.plan.identity import essential, is_random, point_id, run_settings
 from simlib.study.tables.write import write_tables
 from simlib.workload.requests import Requests
 

@@ -16,7 +16,8 @@ from simlib.errors import InvalidParameterError
 from simlib.latency import catalog
 from simlib.latency.catalog.engines import batch_limits, serving_engines
 from simlib.policies.batching import BATCH_POLICIES
-from simlib.study.plan.grid import point_id, resolve, run_settings
+from simlib.study.plan.grid import resolve
+from simlib.study.plan.identity import point_id, run_settings
 
 GIB = 2.0**30
 

@@ -55,7 +55,7 @@ class Tables:
                 config["arrival"]["rate_per_s"] = where["arrival.rate_per_s"]
             rows.append(
                 {"coordinates": where, "point_id": f"{index:016x}", "config": config,
-                 "replicates": 3, "precision_id": None}
+                 "replicates": 3, "precision_id": None, "precision_place": 0}
             )  # fmt: skip
             verdict = "unstable" if unstable(where) else "stable"
             summary.append(_summary_line(where, index, verdict, missing, lower_bounds))
@@ -121,8 +121,9 @@ def _interval(name, value):
 
 
 def _summary_line(where, index, verdict, missing, lower_bounds):
-    line = {**where, "point_id": f"{index:016x}", "replicates": 3, "stability": verdict,
-            "ttft_definition": "first_decode_step", "lower_bounds": lower_bounds}  # fmt: skip
+    line = {**where, "point_id": f"{index:016x}", "replicates": 3, "window_s": 540.0,
+            "stability": verdict, "ttft_definition": "first_decode_step",
+            "lower_bounds": lower_bounds}  # fmt: skip
     pools = ("gpu",) if where.get("mode", "mono") == "mono" else ("prefill", "decode")
     for pool in ("gpu", "prefill", "decode"):
         line[f"utilization_{pool}"] = min(0.1 * (index + 1), 1.0) if pool in pools else ""

@@ -10,7 +10,8 @@ import yaml
 
 from simlib.core.config import SimConfig
 from simlib.errors import InvalidParameterError
-from simlib.study.plan.grid import point_id, resolve
+from simlib.study.plan.grid import resolve
+from simlib.study.plan.identity import point_id
 
 
 def config(**changes: Any) -> SimConfig:

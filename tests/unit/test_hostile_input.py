@@ -19,7 +19,7 @@ from simlib.errors import InvalidParameterError
 from simlib.files import make_way
 from simlib.study.jobs import outputs
 from simlib.study.jobs.batches import BATCHES, read_batches
-from simlib.study.jobs.decision import Decision, read_decision, write_decision
+from simlib.study.jobs.decision import Decision, read_decisions, write_decisions
 from simlib.study.jobs.described import read_point, read_request, read_study
 from simlib.study.jobs.run_point import run_point
 from simlib.study.jobs.store import read_records
@@ -314,6 +314,8 @@ def test_batches_that_lead_out_of_the_folder_are_refused(tmp_path: Path) -> None
 
 DECISION = {
     "point_id": "a" * 16,
+    "simulated": "b" * 16,
+    "times": 2,
     "replicates": 3,
     "reached": True,
     "metric": "mean_ttft_s",
@@ -329,19 +331,20 @@ DECISION = {
 )
 def test_an_edited_decision_is_refused(tmp_path: Path, edit: dict[str, object]) -> None:
     path = tmp_path / "decision.json"
-    write_decision(path, Decision.from_dict(DECISION))
-    assert read_decision(path).replicates == 3
-    content = json.loads(path.read_text(encoding="utf-8")) | edit
+    write_decisions(path, [Decision.from_dict(DECISION)])
+    assert read_decisions(path)[0].replicates == 3
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["points"][0] |= edit
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InvalidParameterError, match="checksum"):
-        read_decision(path)
+        read_decisions(path)
 
 
 @pytest.mark.parametrize(
     "content",
     [b"\xff\xfe", b"[]", b"{}", b"{", b"[" * 100_000, b'{"a": 1, "a": 2}', b'{"point_id": "../x"}'],
 )
-@pytest.mark.parametrize("read", [read_point, read_request, read_study, read_decision])
+@pytest.mark.parametrize("read", [read_point, read_request, read_study, read_decisions])
 def test_what_jobs_read_is_refused_in_one_line_if_wrong(
     tmp_path: Path, read: object, content: bytes
 ) -> None:

@@ -124,12 +124,24 @@ def test_the_rule_itself_refuses_going_up(importer, target):
     assert not allowed(importer, target)
 
 
-@pytest.mark.parametrize("module", ["simlib.study.jobs.simulate", "simlib.study.jobs.run_point"])
-def test_a_simulation_job_imports_nothing_slow(module):
+def loaded_by(module: str) -> set[str]:
+    """Return the packages that importing a module imports."""
     code = f"import {module}, sys; print(*sorted(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO
     )
-    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize("module", ["simlib.study.jobs.simulate", "simlib.study.jobs.run_point"])
+def test_a_simulation_job_imports_nothing_slow(module):
+    loaded = loaded_by(module)
     assert {"simlib", "numpy"} <= loaded
     assert loaded.isdisjoint(NOT_IN_A_JOB), sorted(loaded & set(NOT_IN_A_JOB))
+
+
+@pytest.mark.parametrize("module", ["simlib.study.tables.write", "simlib.study.decide.job"])
+def test_a_job_that_measures_imports_nothing_slow(module):
+    loaded = loaded_by(module)
+    assert {"simlib", "numpy"} <= loaded
+    assert loaded.isdisjoint(SLOW), sorted(loaded & set(SLOW))

@@ -18,7 +18,8 @@ from simlib.latency.steps import StepTable, StepTableLatency
 from simlib.serving.assemble import deployment_of
 from simlib.study.jobs.described import located
 from simlib.study.jobs.simulate import simulate
-from simlib.study.plan.grid import point_id, resolve, run_settings
+from simlib.study.plan.grid import resolve
+from simlib.study.plan.identity import point_id, run_settings
 from tests.serving import small_steps
 
 OWN_MODEL = {

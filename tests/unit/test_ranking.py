@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from simlib.errors import InvalidParameterError
-from simlib.stats.intervals import t_quantile
 from simlib.stats.ranking import contenders, duel, rank
+from simlib.stats.student import t_quantile
 
 
 def field(means, n=12, noise=0.02, own=0.01, seed=0):

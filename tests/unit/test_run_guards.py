@@ -177,6 +177,18 @@ def test_a_terminal_sees_one_line_rewritten_with_rate_and_time_left() -> None:
     assert stream.getvalue().rstrip().split("ran ")[-1].startswith("5 simulate;")
 
 
+def test_the_time_left_is_told_once_enough_is_done_to_tell() -> None:
+    progress = follow(io.StringIO(), 0, seconds(1.0))
+    progress.total = 200
+    shown = []
+    for done in (1, 3, 4, 200):
+        progress.done = done
+        shown.append(progress.line().rsplit(", ", 1)[1])
+    assert shown[:2] == ["too early to tell"] * 2
+    assert shown[2].endswith(" left")
+    assert shown[3] == "0 s left"
+
+
 def test_without_a_terminal_it_is_quiet_but_for_a_line_a_minute() -> None:
     stream = io.StringIO()
     follow(stream, 10, seconds(0.01)).summarise()

@@ -25,7 +25,7 @@ from simlib.study.jobs.store import read_records, write_records
 from simlib.study.measurement.measure import measure_point
 from simlib.study.measurement.occupation import Occupation, occupations
 from simlib.study.measurement.over_time import gaps_in_window, measure_over_time
-from simlib.study.plan.grid import essential, point_id, run_settings
+from simlib.study.plan.identity import essential, point_id, run_settings
 
 
 def config_of(**changes: Any) -> SimConfig:

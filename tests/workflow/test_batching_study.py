@@ -21,7 +21,7 @@ from simlib.serving.timeline import Timeline
 from simlib.study.jobs.run_point import run_point
 from simlib.study.jobs.simulate import simulate
 from simlib.study.jobs.workflow import Plan
-from simlib.study.plan.grid import point_id
+from simlib.study.plan.identity import point_id
 from simlib.study.tables.write import write_tables
 
 REPLICA = {"gpu": "h100_sxm", "tensor_parallel": 1}

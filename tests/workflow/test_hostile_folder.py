@@ -192,7 +192,7 @@ def test_a_point_that_two_studies_share_is_simulated_once(whole: Workspace) -> N
     assert log.is_file()
     batches = list((whole.folder / "results/logs/batches").glob("*.log"))
     assert len(batches) == 1
-    point = whole.folder / "results/points" / decision["point_id"]
+    point = whole.folder / "results/points" / decision["points"][0]["point_id"]
     made_by_batch = (point / "r0.npz").stat().st_mtime_ns
     assert made_by_batch < log.stat().st_mtime_ns, "its job only read them"
 

@@ -64,7 +64,8 @@ for batch in plan.batches:
             "python -m simlib.study.jobs.run_batch {params.results:q} {params.name:q} > {log:q} 2>&1"
 
 
-rule replicate_until_precise:
+rule make_precise:
+    """One job for points that are compared with each other: their runs have one length."""
     input:
         request=ancient("results/precision/{request}.request.json"),
         shared=lambda wildcards: ancient(plan.shared_results(wildcards.request)),
@@ -77,14 +78,14 @@ rule replicate_until_precise:
     conda:
         "../envs/simlib.yaml"
     resources:
-        mem_mb=1000,
-        runtime=60,
+        mem_mb=lambda wildcards, attempt: 1000 * 2 ** (attempt - 1),
+        runtime=lambda wildcards, attempt: 60 * 2 ** (attempt - 1),
     params:
         results=lambda wildcards, output: results,
     message:
-        "adding replicates until precise: {wildcards.request}"
+        "lengthening and replicating until precise: {wildcards.request}"
     shell:
-        "python -m simlib.cli.run study replicate {input.request:q}"
+        "python -m simlib.cli.run study precise {input.request:q}"
         " --results {params.results:q} --output {output:q} > {log:q} 2>&1"
 
 

@@ -6,7 +6,7 @@
 rule tables:
     input:
         study="results/studies/{study}/study.json",
-        results=lambda wildcards: ancient(plan.results_of(wildcards.study)),
+        results=lambda wildcards: ancient(results_of(wildcards.study)),
     output:
         report(
             "results/studies/{study}/tables/summary.csv",

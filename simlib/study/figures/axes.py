@@ -222,10 +222,13 @@ def heading(
         parts += dict.fromkeys(_definition(point) for point in data.points)
         if MONOLITHIC_ENDS_AT_PREFILL in parts and DEFINITIONS["first_decode_step"] in parts:
             parts.remove(DEFINITIONS["first_decode_step"])
-    windows = {(p.config["warmup_seconds"], p.config["sim_seconds"]) for p in data.points}
+    windows = {point.window_s for point in data.points}
     if len(windows) == 1:
         start, end = windows.pop()
         parts.append(f"window {start:g}–{end:g} s".replace(" ", _FIXED_SPACE))
+    else:
+        lengths = sorted(end - start for start, end in windows)
+        parts.append(f"windows of {lengths[0]:g}–{lengths[-1]:g} s".replace(" ", _FIXED_SPACE))
     replicates = sorted({int(p.value("replicates")) for p in data.points})
     count = "–".join(str(n) for n in dict.fromkeys((replicates[0], replicates[-1])))
     of_runs = f"{count} replicate{'' if replicates == [1] else 's'}".replace(" ", _FIXED_SPACE)

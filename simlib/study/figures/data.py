@@ -74,10 +74,16 @@ class Point:
         return self.line["stability"] not in ("stable", UNSTABLE)
 
     @property
+    def window_s(self) -> tuple[float, float]:
+        """Where the window begins and ends; a precision may have lengthened the run."""
+        start, end = self.config["warmup_seconds"], self.config["sim_seconds"]
+        times = self.value("window_s") / (end - start)
+        return start * times, end * times
+
+    @property
     def arrivals_per_s(self) -> float:
         """Mean requests a second that arrived in the window."""
-        window_s = self.config["sim_seconds"] - self.config["warmup_seconds"]
-        return self.value("arrived") / (self.value("replicates") * float(window_s))
+        return self.value("arrived") / (self.value("replicates") * self.value("window_s"))
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -15,16 +15,14 @@ POINT_ID = re.compile(r"[0-9a-f]{16}")
 
 _FORMS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "point": {"point_id": str, "config": dict, "files": dict},
-    "request": {
-        "point_id": str, "config": dict, "files": dict, "replicates": int, "precision": dict,
-    },
+    "request": {"points": list, "replicates": int, "precision": dict},
     "study": {
         "name": str, "title": str, "factors": list, "rows": list, "requests_table": bool,
         "compare": (dict, type(None)), "crossover": (dict, type(None)),
     },
     "row": {
         "coordinates": dict, "point_id": str, "replicates": int, "config": dict,
-        "precision_id": (str, type(None)),
+        "precision_id": (str, type(None)), "precision_place": int,
     },
     "factor": {"name": str, "keys": list, "levels": list},
 }  # fmt: skip
@@ -37,7 +35,10 @@ def read_point(path: Path) -> dict[str, Any]:
 
 def read_request(path: Path) -> dict[str, Any]:
     """Return the content of a precision request."""
-    return _of_form("request", read_json(path, "request"), str(path))
+    request = _of_form("request", read_json(path, "request"), str(path))
+    for point in request["points"]:
+        _of_form("point", point, str(path))
+    return request
 
 
 def read_study(path: Path) -> dict[str, Any]:

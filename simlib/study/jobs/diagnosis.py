@@ -12,7 +12,7 @@ from simlib.errors import InvalidParameterError
 from simlib.files import LEFTOVER
 from simlib.study.jobs import outputs, up_to_date
 from simlib.study.jobs.verify import Inventory, Verifier, decision_path, take_inventory
-from simlib.study.plan.grid import ResolvedStudy
+from simlib.study.plan.resolved import ResolvedStudy
 
 _ID = r"[0-9a-f]{12,16}"
 _OURS = re.compile(
@@ -86,15 +86,17 @@ def _stale(studies: Sequence[ResolvedStudy], results: Path, verifier: Verifier) 
     names = {study.name for study in studies}
     rows = [row for study in studies for row in study.rows]
     points = {row.point_id for row in rows}
-    adaptive = {row.point_id for row in rows if row.precision is not None}
+    precise = [row for row in rows if row.precision is not None]
+    decided = [verifier.decision(row)[1] for row in precise]
+    adaptive = {row.point_id for row in precise} | {one.simulated for one in decided if one}
     replicates: dict[str, int] = {}
     for row in rows:
         replicates[row.point_id] = max(row.replicates, replicates.get(row.point_id, 0))
-    decisions = {decision_path(results, r).stem for r in rows if r.precision is not None}
+    decisions = {decision_path(results, row).stem for row in precise}
     jobs = {job for study in studies for job in study.jobs()}
     searched = {point for job in jobs for point in verifier.outcome(job)[1]}
-    points |= searched
     adaptive |= searched
+    points |= adaptive
 
     def unwanted(path: Path) -> bool:
         relative = path.relative_to(results)

@@ -14,6 +14,9 @@ from typing import Any, TextIO
 EVERY_S = 60.0
 """How often a line is written where there is no terminal, such as in a batch job's output."""
 
+SOONEST_SHARE = 0.02
+"""Share of the jobs that must be done before the time left is told."""
+
 
 class Progress(logging.Handler):
     """Follows Snakemake's log events; one line, rewritten in place on a terminal.
@@ -90,10 +93,12 @@ class Progress(logging.Handler):
         """Return where the run stands."""
         spent = max(self.clock() - self.started, 1e-9)
         rate = self.done / spent
-        left = duration((self.total - self.done) / rate) if rate > 0 else "unknown"
+        # the first jobs of a run start cold, and may compile the engine
+        early = self.done < max(2, SOONEST_SHARE * self.total)
+        left = "too early to tell" if early else duration((self.total - self.done) / rate) + " left"
         failures = sum(self.failed.values())
         return (
-            f"{self.done}/{self.total} done, {rate:.3g}/s, {left} left"
+            f"{self.done}/{self.total} done, {rate:.3g}/s, {left}"
             + (f", {failures} failed" if failures else "")
         )  # fmt: skip
 

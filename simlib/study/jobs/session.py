@@ -14,7 +14,7 @@ from simlib.files import read_json, tidy, write_json
 from simlib.study.jobs import batches, lock, outputs, up_to_date
 from simlib.study.jobs.outputs import manifest_path
 from simlib.study.jobs.store import result_path
-from simlib.study.jobs.verify import Inventory, Verifier, take_inventory
+from simlib.study.jobs.verify import Verifier, take_inventory
 from simlib.study.jobs.workflow import SNAPSHOT, Plan
 
 
@@ -54,11 +54,11 @@ def start(
     write_json(snapshot, dict(config))
     _adopt(folder)
     verifier = Verifier(plan.results)
-    inventory = _drop_damaged(plan, verifier)
+    intact = _drop_damaged(plan, verifier)
     for study in plan.studies:
         _settle(folder / "studies" / study, verifier, dryrun=dryrun)
     verifier.save()
-    plan = replace(plan, batches=tuple(_compose(plan, inventory)))
+    plan = replace(plan, batches=tuple(_compose(plan, intact)), intact=intact)
     batches.write_batches(folder, plan.batches)
     return plan
 
@@ -97,12 +97,12 @@ def _tell_removed(path: Path, reason: str) -> None:
     print(f"removed a damaged result, which is made again: {path} ({reason})", file=sys.stderr)
 
 
-def _compose(plan: Plan, inventory: Inventory) -> Iterator[batches.Batch]:
+def _compose(plan: Plan, intact: frozenset[Path]) -> Iterator[batches.Batch]:
     """Yield batches of what is missing; those of a batch are of one study and read the same tables.
 
     So a study that is asked for alone, or a table that cannot be made, brings or stops no other.
     """
-    there = set(inventory.intact)
+    there = set(intact)
     for study in plan.studies.values():
         groups: dict[tuple[str, ...], list[batches.Simulation]] = {}
         for row in study.rows:
@@ -118,7 +118,8 @@ def _compose(plan: Plan, inventory: Inventory) -> Iterator[batches.Batch]:
             yield from batches.compose(simulations, plan.seconds, plan.batch_seconds)
 
 
-def _drop_damaged(plan: Plan, verifier: Verifier) -> Inventory:
+def _drop_damaged(plan: Plan, verifier: Verifier) -> frozenset[Path]:
+    """Remove the results that cannot be used; return those that can."""
     inventory = take_inventory(plan.studies.values(), verifier)
     for path, reason in inventory.corrupt.items():
         _tell_removed(path, reason)
@@ -126,7 +127,7 @@ def _drop_damaged(plan: Plan, verifier: Verifier) -> Inventory:
     gone = set(inventory.undone)
     for path in gone:
         path.unlink(missing_ok=True)  # its job reads what is intact and makes the rest
-    intact = [path for path in inventory.intact if path not in gone]
+    intact = frozenset(path for path in inventory.intact if path not in gone)
     up_to_date.not_ahead(intact)
     lock.keep_finished(Path(), intact)
-    return inventory
+    return intact

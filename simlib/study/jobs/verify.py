@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +11,13 @@ from typing import Any, Literal
 from simlib.core.model_version import MODEL_VERSION
 from simlib.errors import InvalidParameterError
 from simlib.files import read_json, replacing
-from simlib.study.jobs.decision import read_decision
+from simlib.study.jobs.decision import Decision, read_decisions
 from simlib.study.jobs.described import is_simulation
 from simlib.study.jobs.outputs import sha256
 from simlib.study.jobs.store import read_records, result_path
-from simlib.study.plan.grid import ResolvedStudy, Row
+from simlib.study.plan.identity import point_id
+from simlib.study.plan.precise import lengthened
+from simlib.study.plan.resolved import ResolvedStudy, Row
 from simlib.study.plan.searches import job_paths
 
 LEDGER = ".verified.json"
@@ -85,25 +87,21 @@ class Verifier:
         self._seen[key] = stamp
         return True
 
-    def decision(self, row: Row) -> tuple[Condition, int]:
-        """Return the condition of the decision on a point's replicates, and their number."""
+    def decision(self, row: Row) -> tuple[Condition, Decision | None]:
+        """Return the condition of the decision on a point with a precision; if intact, itself."""
         path = decision_path(self.results, row)
         if row.precision is None or not path.exists():
-            return "missing", 0
+            return "missing", None
         try:
-            decision = read_decision(path)
+            decisions = read_decisions(path)
         except InvalidParameterError as error:
             self.reasons[path] = str(error)
-            return "corrupt", 0
-        precision = row.precision
-        of_row = (row.point_id, precision.metric, precision.relative)
-        if (decision.point_id, decision.metric, decision.wanted_relative) != of_row:
-            self.reasons[path] = "it is of another point, or precision"
-            return "corrupt", 0
-        if decision.replicates > precision.max_replicates:
-            self.reasons[path] = f"it has more than {precision.max_replicates} replicates"
-            return "corrupt", 0
-        return "intact", decision.replicates
+            return "corrupt", None
+        wrong = _not_of(row, decisions)
+        if wrong:
+            self.reasons[path] = wrong
+            return "corrupt", None
+        return "intact", decisions[row.precision_place]
 
     def outcome(self, job: str) -> tuple[Condition, dict[str, int]]:
         """Return the condition of the outcome of a decision's job, and its points' replicates."""
@@ -130,8 +128,24 @@ class Verifier:
 
 
 def decision_path(results: Path, row: Row) -> Path:
-    """Return where the decision on a point's number of replicates is kept."""
-    return results / "precision" / f"{row.precision_id()}.json"
+    """Return where the decision on a point with a precision is kept."""
+    return results / "precision" / f"{row.precision_id}.json"
+
+
+def _not_of(row: Row, decisions: Sequence[Decision]) -> str:
+    """Return why decisions are not those that a row asks for; empty if they are."""
+    precision = row.precision
+    if precision is None or row.precision_place >= len(decisions):
+        return f"it has {len(decisions)} points"
+    decision = decisions[row.precision_place]
+    of_row = (row.point_id, precision.metric, precision.relative)
+    if (decision.point_id, decision.metric, decision.wanted_relative) != of_row:
+        return "it is of another point, or precision"
+    if decision.replicates > precision.max_replicates:
+        return f"it has more than {precision.max_replicates} replicates"
+    if decision.simulated != point_id(lengthened(row.config, decision.times)):
+        return "it is of runs of another length"
+    return ""
 
 
 @dataclass
@@ -160,15 +174,18 @@ def take_inventory(studies: Iterable[ResolvedStudy], verifier: Verifier) -> Inve
     undone: list[Path] = []
     results = verifier.results
     for row in (row for study in studies for row in study.rows):
-        count = row.replicates
+        point_id, count = row.point_id, row.replicates
         if row.precision is not None:
             path = decision_path(results, row)
-            found[path], count = verifier.decision(row)
+            condition, decision = verifier.decision(row)
+            if found.get(path) != "corrupt":  # of another point of its job
+                found[path] = condition
+            point_id, count = (decision.simulated, decision.replicates) if decision else ("", 0)
         whole = True
         for replicate in range(count):
-            file = result_path(results, row.point_id, replicate)
+            file = result_path(results, point_id, replicate)
             if file not in found:
-                found[file] = verifier.replicate(row.point_id, replicate)
+                found[file] = verifier.replicate(point_id, replicate)
             whole = whole and found[file] == "intact"
         if row.precision is not None and found[path] == "intact" and not whole:
             undone.append(path)

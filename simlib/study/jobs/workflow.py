@@ -15,9 +15,11 @@ from simlib.study.jobs.batches import BATCHES, Batch
 from simlib.study.jobs.outputs import manifest_path, read_manifest
 from simlib.study.jobs.store import result_path
 from simlib.study.jobs.up_to_date import FIGURES_OF, TABLES_OF
-from simlib.study.jobs.verify import LEDGER
-from simlib.study.plan.grid import ResolvedStudy, Row, resolve
-from simlib.study.plan.searches import ANSWER, first_round_of, job_paths
+from simlib.study.jobs.verify import LEDGER, decision_path
+from simlib.study.plan.grid import resolve
+from simlib.study.plan.precise import request_of
+from simlib.study.plan.resolved import ResolvedStudy, Row
+from simlib.study.plan.searches import ANSWER, job_paths
 from simlib.study.plan.spec import StudyFile
 
 # Measured for each engine, both deployments, and rounded up. What is asked for is more: memory
@@ -48,6 +50,8 @@ class Plan:
     batch_seconds: float
     batches: tuple[Batch, ...] = ()
     """The missing simulations that share jobs."""
+    intact: frozenset[Path] = frozenset()
+    """The results that were checked and need no job."""
 
     @classmethod
     def of(
@@ -71,11 +75,10 @@ class Plan:
                 write_json(job_paths(self.results, job)[0], request)
                 for config in study.deployments_of_job(job):
                     self._write_table_requests(table_requests(config))
+            for job, rows in study.precise.items():
+                write_json(self.results / "precision" / f"{job}.request.json", request_of(rows))
             for row in study.rows:
                 write_json(self.results / "points" / row.point_id / "point.json", row.point())
-                if row.precision is not None:
-                    name = f"{row.precision_id()}.request.json"
-                    write_json(self.results / "precision" / name, row.precision_request())
                 self._write_table_requests(self._table_requests(row.point_id))
 
     def _write_table_requests(self, requests: Mapping[str, dict[str, Any]]) -> None:
@@ -83,17 +86,33 @@ class Plan:
             path = self.results / "latency" / table
             write_json(path.with_suffix(".request.json"), request)
 
-    def results_of(self, study: str) -> list[str]:
-        """Return the simulation results that a study's tables need."""
-        jobs = self.studies[study].jobs()
-        found = {str(job_paths(self.named, job)[1]): None for job in jobs}
-        for row in self.studies[study].rows:
+    def results_of(self, study: str, *, missing: bool = False) -> list[str]:
+        """Return the simulation results that a study's tables need.
+
+        Parameters
+        ----------
+        study : str
+            Its name.
+        missing : bool
+            Only those that a job of this run makes.
+        """
+        there: frozenset[Path] = self.intact if missing else frozenset()
+        wanted = dict.fromkeys(self._wanted(self.studies[study]))
+        if self.named == self.results:
+            return [str(path) for path in wanted if path not in there]
+        return [
+            str(self.named / path.relative_to(self.results)) for path in wanted if path not in there
+        ]
+
+    def _wanted(self, study: ResolvedStudy) -> Iterator[Path]:
+        for job in study.jobs():
+            yield job_paths(self.results, job)[1]
+        for row in study.rows:
             if row.precision is not None:
-                found[str(self.named / "precision" / f"{row.precision_id()}.json")] = None
+                yield decision_path(self.results, row)
                 continue
             for replicate in range(row.replicates):
-                found[str(result_path(self.named, row.point_id, replicate))] = None
-        return list(found)
+                yield result_path(self.results, row.point_id, replicate)
 
     def requests(self, point_id: str) -> float:
         """Return about how many requests a replicate of a point has; more rather than fewer."""
@@ -133,10 +152,10 @@ class Plan:
         """Return what each table of measured kernels depends on, by the name of its file."""
         return table_requests(self._configs[point_id])
 
-    def first_round(self, job: str) -> list[str]:
-        """Return the outcomes that a job of a decision's second round reads."""
+    def outcomes_read(self, job: str) -> list[str]:
+        """Return the outcomes of the round before that a job of a decision reads."""
         requests = next(s.jobs() for s in self.studies.values() if job in s.jobs())
-        return [str(job_paths(self.named, one)[1]) for one in first_round_of(requests[job])]
+        return [str(job_paths(self.named, one)[1]) for one in requests[job]["reads"]]
 
     def tables_of_job(self, job: str) -> list[str]:
         """Return the tables of measured kernels that the job of a decision reads."""
@@ -189,11 +208,7 @@ class Plan:
 
     @cached_property
     def _precise(self) -> dict[str, list[Row]]:
-        rows: dict[str, list[Row]] = {}
-        for row in (row for study in self.studies.values() for row in study.rows):
-            if row.precision is not None:
-                rows.setdefault(row.precision_id(), []).append(row)
-        return rows
+        return {job: rows for s in self.studies.values() for job, rows in s.precise.items()}
 
     @cached_property
     def _plain(self) -> dict[str, int]:
@@ -235,7 +250,7 @@ class Plan:
             yield folder, f"r{replicate}.npz"
             yield folder, f"r{replicate}.staged"
         if row.precision is not None:
-            name = row.precision_id()
+            name = str(row.precision_id)
             yield f"{self.results}/precision", f"{name}.json"
             yield f"{self.results}/precision", f"{name}.request.json"
             yield from self._notes("precision", name)

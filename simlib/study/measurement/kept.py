@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-import scipy
 
 import simlib
 from simlib.files import replacing
@@ -78,7 +77,7 @@ def code_that_measures(*others: Path) -> str:
     package = Path(simlib.__file__).parent
     files = sorted(path for folder in _MEASURES for path in (package / folder).rglob("*.py"))
     code = b"".join(path.read_bytes() for path in [*files, *others])
-    return f"{digest_of(code)} numpy {np.__version__} scipy {scipy.__version__}"
+    return f"{digest_of(code)} numpy {np.__version__}"
 
 
 def _to_plain(value: Any) -> Any:

@@ -1,43 +1,33 @@
-"""From config.yaml to points: the grid, and the identity of each simulation in it."""
+"""From config.yaml to points: every study with its grid spelled out."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from simlib.core.batching import ADDED_KEYS
 from simlib.core.config import SimConfig
-from simlib.core.model_version import MODEL_VERSION
 from simlib.core.overrides import overridden
 from simlib.core.reading import check_plain
 from simlib.core.sampling import check_lengths, check_trace_covers
 from simlib.errors import InvalidParameterError
 from simlib.files import canonical_json
 from simlib.latency import catalog
-from simlib.policies.routers import ROUTERS
 from simlib.serving.assemble import deployment_of
+from simlib.study.plan.cases import cases_of
+from simlib.study.plan.decision import Decision
+from simlib.study.plan.identity import essential, is_random, matters, point_id
 from simlib.study.plan.names import distinct
-from simlib.study.plan.spec import ZIP_LABELS, Precision, Study, StudyFile
-from simlib.workload.traces import trace_sha256
-
-if TYPE_CHECKING:
-    from simlib.study.plan.cases import Case
-    from simlib.study.plan.decision import Decision
+from simlib.study.plan.precise import with_jobs
+from simlib.study.plan.resolved import Factor, ResolvedStudy, Row
+from simlib.study.plan.spec import ZIP_LABELS, Study, StudyFile
 
 MAX_POINTS = 20_000
 """Most points of a study file; Snakemake plans as many in minutes."""
 MAX_SIMULATIONS = 1_000_000
 """Most simulations (points times replicates) of a study file."""
-ANALYSIS_ONLY = ("warmup_seconds", "ttft_definition")
-"""Settings that tables apply to finished runs; changing them simulates nothing again.
-
-Request classes are such, too, as far as `essential` leaves them out.
-"""
 
 
 _FILES = (
@@ -48,127 +38,6 @@ _FILES = (
     "latency.model",
 )
 """Keys that name files."""
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """One axis of a study: a swept key, or a zip of keys that move together."""
-
-    name: str
-    keys: tuple[str, ...]
-    levels: tuple[tuple[Any, ...], ...]
-    """The values of `keys`, level by level."""
-    labels: tuple[Any, ...]
-    """What tables and figures call each level."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of a study's tables: where it stands in the grid, and its simulation."""
-
-    coordinates: dict[str, Any]
-    """Level by factor; None for a factor that cannot change this simulation."""
-    config: SimConfig
-    point_id: str
-    replicates: int
-    """How many the study asks for; with `precision`, how many to start with."""
-    precision: Precision | None
-    written: Mapping[str, str] = field(default_factory=dict)
-    """By key, the path as the study file has it, where `config` has the place it was found."""
-
-    @property
-    def files(self) -> dict[str, str]:
-        """Where the files of `written` are for a run that starts in this folder."""
-        return {key: _at(self.config.to_dict(), key) for key in self.written}
-
-    def as_written(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return settings of `config` with the paths of the study file: they hold anywhere."""
-        for key, path in self.written.items():
-            section, _, name = key.partition(".")
-            if section in settings:
-                settings = settings | {section: settings[section] | {name: path}}
-        return settings
-
-    def point(self) -> dict[str, Any]:
-        """Return what a simulation job needs to know, for point.json."""
-        config = self.as_written(run_settings(self.config))
-        return {"point_id": self.point_id, "config": config, "files": self.files}
-
-    def precision_request(self) -> dict[str, Any]:
-        """Return what the job that adds replicates until precise needs to know."""
-        if self.precision is None:
-            raise InvalidParameterError("precision", None, "set in the study")
-        return {
-            "point_id": self.point_id,
-            "config": self.as_written(self.config.to_dict()),
-            "replicates": self.replicates,
-            "precision": self.precision.to_dict(),
-            "files": self.files,
-        }
-
-    def precision_id(self) -> str:
-        """Return the identity of that job: another window or precision is another one."""
-        request = self.precision_request()
-        del request["files"]
-        request["config"] = {key: request["config"][key] for key in ANALYSIS_ONLY}
-        return digest(request)
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedStudy:
-    """A study with every simulation spelled out."""
-
-    name: str
-    study: Study
-    factors: tuple[Factor, ...]
-    rows: tuple[Row, ...]
-    cases: tuple[Case, ...] = ()
-    """The decisions that it asks for, instead of factors and rows."""
-
-    def jobs(self) -> dict[str, dict[str, Any]]:
-        """Return the requests of the jobs that its decisions need, by identity."""
-        return {job: request for case in self.cases for job, request in case.jobs.items()}
-
-    def deployments_of_job(self, job: str) -> list[SimConfig]:
-        """Return the simulations that a job's deployments start from."""
-        return [one.config for case in self.cases if job in case.jobs for one in case.deployments]
-
-    def _decision(self) -> dict[str, Any] | None:
-        decision = self.study.decision
-        if decision is None:
-            return None
-        plain = decision.to_dict()
-        return {
-            "cases": [case.to_dict() for case in self.cases],
-            "factors": list(decision.break_point),
-            "accuracy": plain["accuracy"],
-            "prices": plain["prices"],
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all that tables and figures need, for study.json."""
-        return {
-            "name": self.name,
-            "title": self.study.title or self.name.replace("_", " "),
-            "factors": [
-                {"name": factor.name, "keys": list(factor.keys), "levels": list(factor.labels)}
-                for factor in self.factors
-            ],
-            "rows": [
-                {
-                    "coordinates": row.coordinates,
-                    "point_id": row.point_id,
-                    "replicates": row.replicates,
-                    "config": row.as_written(row.config.to_dict()),
-                    "precision_id": row.precision_id() if row.precision else None,
-                }
-                for row in self.rows
-            ],
-            "decision": self._decision(),
-            **self.study.model_dump(
-                mode="json", include={"compare", "crossover", "precision", "requests_table", "svg"}
-            ),
-        }
 
 
 def resolve(
@@ -246,7 +115,7 @@ def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None
             relevant["random_seed"] = config.random_seed
         coordinates = {
             factor.name: labels[factor.name]
-            if any(_matters(key, relevant) for key in factor.keys)
+            if any(matters(key, relevant) for key in factor.keys)
             else None
             for factor in factors
         }
@@ -258,10 +127,11 @@ def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None
             point_id(config),
             replicates if random else 1,
             study.precision if random else None,
-            written,
+            written=written,
         )
         rows.setdefault(canonical_json(coordinates), row)
-    resolved = ResolvedStudy(name, study, factors, tuple(rows.values()))
+    compared = study.compare.factor if study.compare is not None else None
+    resolved = ResolvedStudy(name, study, factors, tuple(with_jobs(list(rows.values()), compared)))
     _check_roles(resolved)
     return resolved
 
@@ -269,8 +139,6 @@ def _resolve_study(name: str, study: Study, file: StudyFile, source: Path | None
 def _resolve_decision(
     name: str, study: Study, decision: Decision, base: dict[str, Any], source: Path | None
 ) -> ResolvedStudy:
-    from simlib.study.plan.cases import cases_of  # which builds on points, as this file does
-
     _locate_files(base, source)
     return ResolvedStudy(name, study, (), (), tuple(cases_of(base, decision)))
 
@@ -320,111 +188,6 @@ def _check_roles(resolved: ResolvedStudy) -> None:
                 raise InvalidParameterError("crossover.x", crossover.x, "a factor of numbers")
 
 
-def is_random(config: SimConfig) -> bool:
-    """Return whether replicates differ: a replayed trace has no randomness, but routers may."""
-    return not config.arrival.process.replayed or "random_seed" in essential(config)
-
-
-def essential(config: SimConfig) -> dict[str, Any]:
-    """Return what can change the simulation's result, and nothing else.
-
-    Paths are left out: the bytes of a file decide.
-    """
-    batching = config.serving == "batching"
-    deployment = f"{'batching' if batching else 'cluster'}_{config.mode}"
-    settings: dict[str, Any] = {
-        "serving": config.serving,
-        "mode": config.mode,
-        "sim_seconds": config.sim_seconds,
-        "engine": config.engine,
-        "drain": config.drain,
-        deployment: config.deployment.to_dict(),
-    }
-    if config.timeline:
-        settings["timeline"] = True
-    if batching:
-        settings["latency"] = _essential_latency(config)
-        pools = config.batching.pools.values()
-        settings |= config.own.used(config.latency.model, [pool.gpu for pool in pools])
-        if any(ROUTERS[pool.router].draws for pool in config.batching.pools.values()):
-            settings["random_seed"] = config.random_seed
-        if config.class_key is not None:
-            settings["random_seed"] = config.random_seed
-            settings["request_classes"] = _essential_classes(config, config.class_key)
-    arrival = config.arrival
-    own = {"kind": arrival.kind, **{key: getattr(arrival, key) for key in arrival.process.keys}}
-    if arrival.process.replayed:
-        own["sha256"] = trace_sha256(Path(own.pop("path")))
-        return settings | {"arrival": own}
-    return settings | {
-        "random_seed": config.random_seed,
-        "arrival": own,
-        "prompt_tokens": _essential_lengths(config.prompt_tokens),
-        "output_tokens": _essential_lengths(config.output_tokens),
-    }
-
-
-def _essential_lengths(tokens: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = tokens.essential()
-    if "path" in settings:
-        settings["sha256"] = trace_sha256(Path(settings.pop("path")))
-    return settings
-
-
-def _essential_latency(config: SimConfig) -> dict[str, Any]:
-    """Return the latency's settings; files count by their bytes, an engine by what it fills in."""
-    settings: dict[str, Any] = config.latency.to_dict() | {"engine": None}
-    if config.latency.model not in config.models and catalog.is_model_file(config.latency.model):
-        settings["model"] = {"sha256": trace_sha256(catalog.model_path(config.latency.model))}
-    settings["path"] = None
-    if config.latency.kind == "table":
-        settings["path"] = {"sha256": trace_sha256(Path(str(config.latency.path)))}
-    return settings
-
-
-def _essential_classes(config: SimConfig, key: str) -> dict[str, dict[str, Any]]:
-    """Return shares, and what the discipline sorts by; names order the draws."""
-    return {
-        name: {field: getattr(one, field) for field in ("share", key)}
-        for name, one in config.request_classes.items()
-    }
-
-
-def point_id(config: SimConfig) -> str:
-    """Return the identity of a simulation: 16 hexadecimal digits."""
-    identity = {"model_version": MODEL_VERSION, "config": essential(config)}
-    return digest(_without_added_keys(identity))
-
-
-def _without_added_keys(settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave out keys that the first results did not know where they change nothing."""
-    return {
-        key: _without_added_keys(value) if isinstance(value, dict) else value
-        for key, value in settings.items()
-        if key not in ADDED_KEYS or value != ADDED_KEYS[key]
-    }
-
-
-def digest(identity: dict[str, Any]) -> str:
-    """Return the identity of plain data: 16 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
-
-
-def run_settings(config: SimConfig) -> dict[str, Any]:
-    """Return the settings that a simulation job reads: all but those that only tables use.
-
-    Equal points give equal settings, so that studies can share a point's file.
-    """
-    relevant = essential(config)
-    settings = {key: value for key, value in config.to_dict().items() if key in relevant}
-    if "latency" in settings:
-        settings["latency"] |= {"engine": None}  # what it filled in stands there
-    for section in ("request_classes", "models", "gpus"):
-        if section in relevant:
-            settings[section] = relevant[section]
-    return settings | {"warmup_seconds": 0.0}
-
-
 def _locate_files(settings: dict[str, Any], source: Path | None) -> dict[str, str]:
     """Set paths that exist in `source` only; return them, by dotted key, as they were written."""
     written: dict[str, str] = {}
@@ -443,24 +206,8 @@ def _locate_files(settings: dict[str, Any], source: Path | None) -> dict[str, st
     return written
 
 
-def _at(settings: dict[str, Any], key: str) -> str:
-    section, _, name = key.partition(".")
-    return str(settings[section][name])
-
-
 def _exists(path: str) -> bool:
     try:
         return Path(path).exists()
     except (OSError, ValueError):  # too long a name, for one
         return False
-
-
-def _matters(key: str, relevant: dict[str, Any]) -> bool:
-    section, _, name = key.partition(".")
-    if section in (*ANALYSIS_ONLY, "request_classes"):
-        return True
-    if section not in relevant:
-        return False
-    if section in ("prompt_tokens", "output_tokens") or not name:
-        return True
-    return name.partition(".")[0] in relevant[section] or name == "path"

@@ -18,7 +18,7 @@ _COLUMNS = {
     "statistic", "metric", "method", "reason", "stability", "stability_reason",
     "throughput_rps", "throughput_rps_per_gpu", "goodput_rps", "arrived", "finished",
     "unfinished", "rejected", "preemptions", "slo_attainment", "ttft_definition",
-    "lower_bounds", "precision", "note", "notes", "suggested_warmup_s", "warmup_flag",
+    "lower_bounds", "precision", "window_s", "note", "notes", "suggested_warmup_s", "warmup_flag",
     "in_window", "factor", "baseline", "candidate", "difference", "ratio", "verdict", "fair",
     "unfair", "pairs", "pairing_gain", "faster_above", "faster_below", "request_class",
     "ttft_slo_s", "priority", "start_s", "end_s", "running", "waiting", "decode_batch",

@@ -18,6 +18,8 @@ ZIP_LABELS = "labels"
 """The list in a zip that names its levels instead of setting a key."""
 MAX_REPLICATES = 10_000
 """Most replicates of a point."""
+MAX_LENGTHENING = 1024
+"""Most times as long as configured that a precision may make a run."""
 MAX_NAME = 50
 """Longest name of a study, characters: it names a folder."""
 
@@ -86,13 +88,15 @@ class Compare(ConfigModel):
 
 
 class Precision(ConfigModel):
-    """Add replicates until an interval is narrow enough."""
+    """Lengthen runs, then add replicates, until an interval is narrow enough."""
 
     metric: str = "p99_ttft_s"
     relative: PositiveFloat = 0.05
     """Half width of the 95% interval over the estimate."""
     max_replicates: PositiveInt = Field(default=64, le=MAX_REPLICATES)
     """Where to stop in any case."""
+    max_lengthening: PositiveInt = Field(default=8, le=MAX_LENGTHENING)
+    """A run may become so many times as long, where no number of replicates helps; 1: as it is."""
 
     @field_validator("metric")
     @classmethod

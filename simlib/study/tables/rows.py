@@ -13,13 +13,15 @@ import numpy as np
 from simlib.core.config import SimConfig
 from simlib.core.records import TTFT_PARTS, RequestRecords
 from simlib.core.summary import pool_gpus
-from simlib.study.jobs.decision import Decision, read_decision
+from simlib.errors import InvalidParameterError
+from simlib.study.jobs.decision import Decision, read_decisions
 from simlib.study.jobs.described import located, read_point
 from simlib.study.jobs.store import read_records, result_path
 from simlib.study.measurement.classes import ClassMeasurement, class_lines, measure_classes
 from simlib.study.measurement.measure import PointMeasurement, measure_point
 from simlib.study.measurement.measured import interval_columns, reasons
 from simlib.study.measurement.over_time import occupation_columns, timeline_lines
+from simlib.study.plan.precise import lengthened
 from simlib.study.tables.kept import Kept, MeasuredPoint
 from simlib.study.tables.pairs import Side
 
@@ -35,6 +37,8 @@ class MeasuredRow:
     config: SimConfig
     point_id: str
     point: PointMeasurement
+    simulated: str
+    """The point whose results these are: with `precision`, its runs may be longer."""
     precision: str
     """Whether the wanted precision was reached; empty where none was asked for."""
     classes: tuple[ClassMeasurement, ...]
@@ -43,7 +47,7 @@ class MeasuredRow:
 
     def side(self, factor: str, results: Path) -> Side:
         """Return it as one side of a comparison of the levels of a factor."""
-        load = partial(_read_all, results, self.point_id, len(self.point.replicates))
+        load = partial(_read_all, results, self.simulated, len(self.point.replicates))
         level = self.coordinates[factor]
         return Side(level, self.config, self.point, load, self.classes, self.kept)
 
@@ -56,10 +60,13 @@ class MeasuredRow:
         over_time = self.point.over_time
         return [] if over_time is None else timeline_lines(over_time, self._where())
 
-    def distribution_lines(self) -> list[dict[str, Any]]:
-        """Return its lines of distribution.csv; none if nobody got a first token."""
+    def curve(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return its part of distribution.csv; None if nobody got a first token."""
         distribution = self.point.distribution
-        return [] if distribution is None else distribution.lines(self._where())
+        if distribution is None:
+            return None
+        share, ttft_s = distribution.columns()
+        return self._where(), {"share": share, "ttft_s": ttft_s}
 
     def _where(self) -> dict[str, Any]:
         return {**self.coordinates, "point_id": self.point_id}
@@ -70,21 +77,31 @@ def measured_row(row: dict[str, Any], results: Path, requests: RequestsTable | N
 
     On the way, hand its records to the table of requests.
     """
-    count, point_id = _replicates_of(row, results), row["point_id"]
+    decision = _decision(row, results)
+    count, simulated = int(row["replicates"]), row["point_id"]
     config = _located(row, results)
-    kept = Kept.of(config, [result_path(results, point_id, r) for r in range(count)])
+    if decision is not None:
+        count, simulated = decision.replicates, decision.simulated
+        config = lengthened(config, decision.times)
+    kept = Kept.of(config, [result_path(results, simulated, r) for r in range(count)])
     measured = kept.read(MeasuredPoint)
     if measured is None or requests is not None:
-        records = _read_all(results, point_id, count)
+        records = _read_all(results, simulated, count)
         if requests is not None:
             for replicate, one in enumerate(records):
                 requests.add(row, config, replicate, one)
         if measured is None:
             measured = _measure(records, config)
             kept.write(measured)
-    precision = _precision(row, results)
     return MeasuredRow(
-        row["coordinates"], config, point_id, measured.point, precision, measured.classes, kept
+        row["coordinates"],
+        config,
+        row["point_id"],
+        measured.point,
+        simulated,
+        "" if decision is None else _precision(decision),
+        measured.classes,
+        kept,
     )
 
 
@@ -123,6 +140,7 @@ def summary_line(row: MeasuredRow) -> dict[str, Any]:
         "point_id": row.point_id,
         "gpus": sum(gpus.values()),
         "replicates": len(point.replicates),
+        "window_s": config.sim_seconds - config.warmup_seconds,
         "stability": point.stability.verdict,
         "stability_reason": point.stability.reason,
     }
@@ -157,25 +175,23 @@ def _warmup_flag(point: PointMeasurement, config: SimConfig) -> str:
     return f"MSER-5 suggests {warmup.warmup_s:.0f} s, configured are {config.warmup_seconds:g} s"
 
 
-def _replicates_of(row: dict[str, Any], results: Path) -> int:
-    """Return how many replicates of a row's point the tables use."""
+def _decision(row: dict[str, Any], results: Path) -> Decision | None:
+    """Return what was decided on a row with a precision."""
     if row["precision_id"] is None:
-        return int(row["replicates"])
-    return _decision(row, results).replicates
+        return None
+    path = results / "precision" / f"{row['precision_id']}.json"
+    decisions, place = read_decisions(path), int(row["precision_place"])
+    if place >= len(decisions):
+        raise InvalidParameterError("points", len(decisions), f"more than {place}", str(path))
+    return decisions[place]
 
 
-def _decision(row: dict[str, Any], results: Path) -> Decision:
-    return read_decision(results / "precision" / f"{row['precision_id']}.json")
-
-
-def _precision(row: dict[str, Any], results: Path) -> str:
-    if row["precision_id"] is None:
-        return ""
-    decision = _decision(row, results)
+def _precision(decision: Decision) -> str:
     wanted = f"{decision.metric} within {decision.wanted_relative:.1%}"
+    runs = f" of runs {decision.times} times as long" if decision.times > 1 else ""
     if decision.reached:
-        return f"reached: {wanted}"
+        return f"reached: {wanted}, with {decision.replicates} replicates{runs}"
     width = decision.relative_half_width
     got = f"{width:.1%}" if width is not None else "no such interval"
     reason = f" ({decision.reason})" if decision.reason else ""
-    return f"NOT reached: {wanted}, got {got} with {decision.replicates} replicates{reason}"
+    return f"NOT reached: {wanted}, got {got} with {decision.replicates} replicates{runs}{reason}"

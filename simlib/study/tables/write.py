@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simlib import __version__
+from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
 from simlib.files import write_json
 from simlib.study.jobs import outputs
@@ -19,7 +20,7 @@ from simlib.study.tables.crossover import crossover_lines
 from simlib.study.tables.joints import Comparisons
 from simlib.study.tables.pairs import pairs_of
 from simlib.study.tables.rows import MeasuredRow, measured_row, summary_line
-from simlib.study.tables.text import write_table
+from simlib.study.tables.text import write_curves, write_table
 
 if TYPE_CHECKING:
     from simlib.study.tables.requests_table import RequestsTable
@@ -36,9 +37,10 @@ def write_tables(study_path: Path, results: Path, output: Path) -> None:
 
         outputs.record(output, "tables", write_decision(study, results, output))
         return
-    names = {"requests.parquet"} if study["requests_table"] else set()
+    names = {"distribution.csv"} | ({"requests.parquet"} if study["requests_table"] else set())
     with _requests_table(study, output) as requests:
         rows = [measured_row(row, results, requests) for row in study["rows"]]
+    write_curves(output / "distribution.csv", [row.curve() for row in rows])
     for name, lines in _tables(study, rows, results):
         write_table(output / name, lines)
         names.add(name)
@@ -59,10 +61,9 @@ def _requests_table(
 def _tables(
     study: dict[str, Any], rows: list[MeasuredRow], results: Path
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield name and lines of each table but that of requests."""
+    """Yield name and lines of each table but those of requests and of distributions."""
     classes = any(row.classes for row in rows)
     yield "summary.csv", [summary_line(row) for row in rows]
-    yield "distribution.csv", [line for row in rows for line in row.distribution_lines()]
     if classes:
         yield "classes.csv", [line for row in rows for line in row.class_lines()]
     if any(row.point.over_time for row in rows):
@@ -82,6 +83,11 @@ def _tables(
         yield "crossover.csv", crossover_lines(verdicts, study["crossover"]["x"], comparisons)
 
 
+def _window(config: SimConfig) -> dict[str, float]:
+    """Return what a precision may have lengthened."""
+    return {"sim_seconds": config.sim_seconds, "warmup_seconds": config.warmup_seconds}
+
+
 def _provenance(study: dict[str, Any], rows: list[MeasuredRow]) -> dict[str, Any]:
     return {
         "study": study["name"],
@@ -98,7 +104,8 @@ def _provenance(study: dict[str, Any], rows: list[MeasuredRow]) -> dict[str, Any
                 "interval_methods": sorted(
                     {interval.method for interval in row.point.intervals.values()}
                 ),
-                "config": described["config"],
+                "simulated": row.simulated,
+                "config": described["config"] | _window(row.config),
             }
             for row, described in zip(rows, study["rows"], strict=True)
         ],
