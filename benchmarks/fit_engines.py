@@ -1,4 +1,4 @@
-"""Fit the four constants of each serving engine to measured servers, and test them on others.
+"""Fit the constants of each serving engine to measured servers, and test them on others.
 
     python benchmarks/fit_engines.py MEASURED.csv [MEASURED.csv …] [--write]
 
@@ -7,9 +7,14 @@ a sequence are those of the least error of TPOT on a grid, then the front end's 
 of the least error of TTFT. Errors are absolute logarithms of simulated over measured, of which
 what exceeds a factor of two counts as that; each group counts alike, whatever its number of rows.
 
-Each group is then simulated with constants that were fitted without it. Whether an engine's
-constants are fitted to its own groups, or to all of them alike, is decided by the error of these
-left-out groups; a group whose engine has no other takes those of all. `--write` replaces the
+The constants of layers of experts, and then of latent attention, are those of the least error of
+mixtures of experts, the same for all engines: most engines have one group of each kind, so what is
+an engine's own could not be tested. Rows of contradicted sizes, and groups with tensor parallelism
+across nodes, are not fitted to.
+
+Each group is then simulated with constants that were fitted without it. Whether an engine's first
+four constants are fitted to its own groups, or to all of them alike, is decided by the error of
+these left-out groups; a group whose engine has no other takes those of all. `--write` replaces the
 numbers of ``simlib/latency/catalog/engines.csv``, with these errors and the constants' spread, and
 ``benchmarks/engines_left_out.csv``, the constants fitted without each group.
 """
@@ -20,7 +25,7 @@ import argparse
 import csv
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,7 +169,7 @@ FROM: dict[str, From] = {"its engine's groups": of_engine, "all groups": of_all}
 """What the constants of an engine may be fitted to."""
 
 
-def choose(name: str, errors: Mapping[str, float]) -> From:
+def choose(name: str, errors: dict[str, float]) -> From:
     """Return the choice of the least error on groups left out, and say all."""
     for fitted_to, error in errors.items():
         print(f"{name} fitted to {fitted_to}: {error:.4f} on groups left out", flush=True)
@@ -199,39 +204,31 @@ def with_layers(
     fit: Fit, own: dict[str, Constants]
 ) -> tuple[dict[str, Constants], dict[Group, Constants]]:
     """Return engines' constants with those of layers, and these fitted without each group."""
-    groups = list(fit.groups)
-    others = {one: [group for group in groups if group != one] for one in groups}
-    rules = {term.name: of_all for term in TERMS}
-    for term in TERMS:
-        errors = {}
-        for name, which in FROM.items():
-            tried = rules | {term.name: which}
-            errors[name] = np.mean(
-                [
-                    fit.size(one, layers(fit, own, others[one], tried)[one[1]])[term.which]
-                    for one in groups
-                    if fit.is_latent(one) == term.latent
-                ]
-            )
-        rules[term.name] = choose(term.name, errors)
-    without = {one: layers(fit, own, others[one], rules)[one[1]] for one in groups}
-    return layers(fit, own, groups, rules), without
+    starts = {one: own[one[1]] for one in fit.groups}
+    found = layers(fit, starts)
+    without = {}
+    for one, start in starts.items():
+        others = {group: constants for group, constants in starts.items() if group != one}
+        without[one] = start._replace(**layers(fit, others))
+    return {engine: constants._replace(**found) for engine, constants in own.items()}, without
 
 
-def layers(
-    fit: Fit, own: dict[str, Constants], groups: list[Group], rules: dict[str, From]
-) -> dict[str, Constants]:
-    """Return engines' constants with those of layers, one after the other, fitted to groups."""
-    found = own
+def layers(fit: Fit, starts: dict[Group, Constants]) -> dict[str, float]:
+    """Return the constants of layers, common to all engines, fitted one after the other."""
+    found: dict[str, float] = {}
     for term in TERMS:
-        members = [one for one in groups if fit.is_latent(one) == term.latent]
-        fitted = {}
-        for engine, constants in found.items():
-            starts = {one: found[one[1]] for one in rules[term.name](members, engine)}
-            least = fit.least(starts, term.which, **{term.name: term.grid})
-            fitted[engine] = constants._replace(**least)
-        found = fitted
+        members = {
+            one: start._replace(**found)
+            for one, start in starts.items()
+            if fit.is_latent(one) == term.latent
+        }
+        found |= fit.least(members, term.which, **{term.name: term.grid})
     return found
+
+
+def crosses(row: Row) -> bool:
+    """Return whether all-reduces of a row cross the network, which the roofline does not know."""
+    return any(pool.tp > catalog.gpu(row.gpu).link_gpus for pool in row.pools)
 
 
 def simulated(rows: Iterable[Row]) -> dict[Group, list[Row]]:
@@ -275,7 +272,11 @@ def main() -> int:
     dense = simulated(row for row in used if is_dense(row) and row.mode == "agg")
     mixtures = simulated(row for row in used if not is_dense(row))
     own, without = fitted_constants(Fit(dense))
-    own, without_mixtures = with_layers(Fit(mixtures), own)
+    inside = {group: rows for group, rows in mixtures.items() if not any(map(crosses, rows))}
+    with_found, without_mixtures = with_layers(Fit(inside), own)
+    for group in mixtures.keys() - inside.keys():  # nothing was fitted to it
+        without_mixtures[group] = with_found[group[1]]
+    own = with_found
     without |= without_mixtures
     for name, constants in (*own.items(), *without.items()):
         print(name, *map("{:g}".format, constants))
