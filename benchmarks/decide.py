@@ -4,10 +4,12 @@ Searches of `simlib.study.decide`, in two rounds as in a decision, each with a s
 truth is a closed form (M/M/1), or the root of attainment over many replicates of other seeds. The
 method was chosen on other workloads, deployments and seeds than those below (M/M/1: other seeds).
 
-Verdicts: deployments of equal GPUs are compared seed by seed, as they are, and after one side's
-capacities are multiplied by what makes its best as good as the other's best, or better or worse by
-a known margin. (A service that is f times faster under an SLO that is f times shorter has f times
-the capacity, and the same pseudo-values but for the logarithm of f.)
+Verdicts: deployments of equal GPUs are compared seed by seed, as they are: pairs of M/M/1 that are
+10% apart, pairs whose disaggregated side has GPUs of a speed that makes the margin about 10%, and
+whatever else is further apart than that. And after one side's capacities are multiplied by what
+makes its best as good as the other's best, or better or worse by a known margin. (A service that
+is f times faster under an SLO that is f times shorter has f times the capacity, and the same
+pseudo-values but for the logarithm of f.)
 
 Every truth and every search is a line of the results file, the truths first, then seed by seed, and
 cheap cases before those that batch: the script goes on where it was killed, and with --seeds 0
@@ -30,7 +32,7 @@ import click
 import numba  # noqa: F401 - the token-rate engine compiles where it is there already
 import numpy as np
 
-from simlib.core.config import SimConfig
+from simlib.core.config import ClusterDisagg, SimConfig
 from simlib.core.slo import Slo, within
 from simlib.stats.ranking import contenders, duel
 from simlib.stats.stability import Drift, Stability
@@ -44,24 +46,35 @@ from simlib.study.plan.searches import screening
 ACCURACY = Accuracy(max_replicates=40)
 TRUTH_SEED = 10_000_000
 """Seeds of truths lie above those of searches."""
-TRUTH_REPLICATES = 600
+TRUTH_REPLICATES = 3000
 BRUTE_RATES = 21
 """A brute force looks at so many rates, with as many replicates as the search needed near one."""
 WARMUP = 0.2
 MM1 = (0.5, 0.8, 0.9)
 """Loads at the capacity."""
+PAIRS = (0.9, 1.1)
+"""Capacities of the disaggregated M/M/1 over the monolithic one's."""
 
 
 def lengths(p50: float, p90: float) -> dict[str, Any]:
     return {"mode": "p50_p90", "p50": p50, "p90": p90}
 
 
-def pools(mono: int, *splits: tuple[int, int]) -> dict[str, dict[str, Any]]:
-    """Return token-rate deployments of equal GPUs, the monolithic one first."""
+def pools(mono: int, *splits: tuple[int, int], speed: float = 1.0) -> dict[str, dict[str, Any]]:
+    """Return token-rate deployments of equal GPUs, the monolithic one first.
+
+    Disaggregated ones are `speed` times as fast.
+    """
     found = {f"mono {mono}": {"mode": "mono", "cluster_mono": {"num_gpus": mono}}}
     for p, d in splits:
         cluster = {"prefill_gpus": p, "decode_gpus": d}
-        found[f"{p}P{d}D"] = {"mode": "disagg", "cluster_disagg": cluster}
+        name = f"{p}P{d}D"
+        if speed != 1.0:
+            rates = ClusterDisagg()
+            cluster["prefill_tokens_per_s"] = speed * rates.prefill_tokens_per_s
+            cluster["decode_tokens_per_s"] = speed * rates.decode_tokens_per_s
+            name += f", {speed:g} times as fast"
+        found[name] = {"mode": "disagg", "cluster_disagg": cluster}
     return found
 
 
@@ -127,6 +140,8 @@ WORKLOADS: dict[str, tuple[dict, dict, int, list[dict[str, dict]]]] = {
     ),
 }
 """Lengths, SLO, requests of a run, and groups of deployments that have equal GPUs."""
+SPEEDS = {"summaries": (1.17, 1.42), "heavy tail": (1.29, 1.56), "two classes": (1.53, 1.83)}
+"""Of GPUs with which 2P1D carries about 10% less and more than `mono 3`."""
 
 
 class InMemory(Load):
@@ -160,10 +175,12 @@ class Case:
 
     name: str
     group: str
-    """Those of a group are compared, so they share seeds."""
+    """Those of a group share seeds, and are compared."""
     settings: dict[str, Any]
     slo: Slo
     truth: float = math.nan
+    rival: str = ""
+    """The case that alone it is compared with."""
 
     def config(self, seed: int) -> SimConfig:
         warmup = WARMUP * self.settings["sim_seconds"]
@@ -176,10 +193,9 @@ class Case:
     def search(self, seed: int) -> dict[str, Any]:
         config = self.config(self.seeds + seed)
         load = InMemory(config, self.slo, Path("nowhere"))
-        guess, began = first_guess(config, self.slo), time.process_time()
-        first = capacity_of(load, screening(ACCURACY, 2), guess)
-        known = tuple(load.runs)
-        found = capacity_of(load, ACCURACY, guess, known=known)
+        began = time.process_time()
+        first = capacity_of(load, screening(ACCURACY, 2))
+        found = capacity_of(load, ACCURACY, known=tuple(load.runs))
         return {
             "case": self.name,
             "seed": seed,
@@ -198,7 +214,7 @@ class Case:
             return {"case": self.name, "truth": self.truth}
         config = self.config(TRUTH_SEED + self.seeds)
         load = InMemory(config, self.slo, Path("nowhere"))
-        near = capacity_of(load, ACCURACY, first_guess(config, self.slo)).interval.estimate
+        near = capacity_of(load, ACCURACY).interval.estimate
         rates = near * np.array([0.985, 1.015])
         shares = np.array([self._shares(load.at(rate)) for rate in rates])
         gap = np.log(1.0 - shares) - math.log1p(-self.slo.attainment)
@@ -216,30 +232,48 @@ class Case:
         )
 
 
-def mm1(load: float) -> Case:
-    """One GPU with exponential service of mean 1 s; TTFT at the prefill's end is the sojourn."""
+def mm1(load: float, pair: float | None = None) -> Case:
+    """One GPU with exponential service of mean 1 s; TTFT at the prefill's end is the sojourn.
+
+    Its partner in a `pair` is disaggregated, and so much faster that it carries `pair` times that.
+    """
+    limit_s = -math.log(0.05) / (1.0 - load)
+    carried = load if pair is None else pair * load
+    tokens_per_s = 1e6 * (carried - math.log(0.05) / limit_s)
+    rates = {"prefill_tokens_per_s": tokens_per_s, "decode_tokens_per_s": 1e12}
     settings = {
-        "mode": "mono",
+        "mode": "mono" if pair is None else "disagg",
         "ttft_definition": "prefill_end",
         "sim_seconds": 4_000.0 / load,
         "prompt_tokens": {"mode": "exponential", "mean": 1e6, "min_value": 1},
         "output_tokens": {"mode": "fixed", "value": 1},
-        "cluster_mono": {"num_gpus": 1, "prefill_tokens_per_s": 1e6, "decode_tokens_per_s": 1e12},
+        "cluster_mono": {"num_gpus": 1, **rates},
+        "cluster_disagg": {"prefill_gpus": 1, "decode_gpus": 1, **rates},
     }
-    name = f"M/M/1, load {load:g} at the capacity"
-    return Case(name, name, settings, Slo(ttft_s=-math.log(0.05) / (1.0 - load)), load)
+    group = f"M/M/1, load {load:g} at the capacity"
+    name = group if pair is None else f"{group}, {pair - 1.0:+.0%}"
+    rival = "" if pair is None else group
+    return Case(name, group, settings, Slo(ttft_s=limit_s), carried, rival)
+
+
+def case_of(workload: str, group: int, deployment: str, its: dict, rival: str = "") -> Case:
+    """Return a deployment under a workload, with runs of so many requests as the workload has."""
+    settings, slo, requests, _ = WORKLOADS[workload]
+    merged = {**settings, **its, "sim_seconds": 600.0}
+    guess = first_guess(SimConfig.from_dict(merged), Slo.from_dict(slo))
+    merged["sim_seconds"] = float(f"{requests / guess:.2g}")
+    name = f"{workload}, {deployment}"
+    return Case(name, f"{workload} {group}", merged, Slo.from_dict(slo), rival=rival)
 
 
 def cases() -> list[Case]:
-    found = [mm1(load) for load in MM1]
-    for workload, (settings, slo, requests, groups) in WORKLOADS.items():
+    found = [mm1(load, pair) for load in MM1 for pair in (None, *PAIRS)]
+    for workload, (_, _, _, groups) in WORKLOADS.items():
         for number, group in enumerate(groups):
-            for deployment, its in group.items():
-                merged = {**settings, **its, "sim_seconds": 600.0}
-                guess = first_guess(SimConfig.from_dict(merged), Slo.from_dict(slo))
-                merged["sim_seconds"] = float(f"{requests / guess:.2g}")
-                name = f"{workload}, {deployment}"
-                found.append(Case(name, f"{workload} {number}", merged, Slo.from_dict(slo)))
+            found += [case_of(workload, number, name, its) for name, its in group.items()]
+        for speed in SPEEDS.get(workload, ()):
+            _, (name, its) = pools(3, (2, 1), speed=speed).items()
+            found.append(case_of(workload, 0, name, its, f"{workload}, mono 3"))
     return found
 
 
@@ -260,14 +294,13 @@ def lines_of(case: Case, done: dict[str, list[dict]], truth: dict[str, float]) -
 
 def fields(
     found: list[Case], done: dict[str, list[dict]], truth: dict[str, float]
-) -> Iterator[tuple[float, dict[str, dict[str, np.ndarray]]]]:
-    """Yield true margin (logarithm) and pseudo-values of each seed that all of a group have.
+) -> Iterator[tuple[list[Case], float, dict[str, dict[str, np.ndarray]]]]:
+    """Yield cases, true margin (logarithm) and pseudo-values of each seed that all of them have.
 
     As in a decision, only those that may be the best of their architecture have more replicates
     than the first round's.
     """
-    for name in dict.fromkeys(case.group for case in found):
-        group = [case for case in found if case.group == name]
+    for group in compared(found):
         sides = {"mono": [], "disagg": []}
         for case in group:
             sides[case.settings["mode"]].append(case)
@@ -284,31 +317,46 @@ def fields(
                 values[side] = {
                     n: np.array(runs_of[n][seed]["values"]) if n in may else first[n] for n in first
                 }
-            yield math.log(best["disagg"] / best["mono"]), values
+            yield group, math.log(best["disagg"] / best["mono"]), values
 
 
-def verdict_lines(samples: list[tuple[float, dict]]) -> list[str]:
-    lines = []
-    for margin in (0.0, 0.1, -0.1, None):
-        right = wrong = covered = tries = 0
-        for true, values in samples:
-            wanted = true if margin is None else math.log1p(margin)
-            if margin is None and abs(true) < math.log(1.1):
-                continue
+def compared(found: list[Case]) -> list[list[Case]]:
+    """Return the groups, and each pair that was made for a margin."""
+    by_name = {case.name: case for case in found}
+    groups = [
+        [case for case in found if case.group == name and not case.rival]
+        for name in dict.fromkeys(case.group for case in found)
+    ]
+    return groups + [[by_name[c.rival], c] for c in found if c.rival in by_name]
+
+
+def verdict_lines(samples: list[tuple[list[Case], float, dict]]) -> list[str]:
+    """Return a row for each kind of try: pairs made for a margin, as they are, and moved ones."""
+
+    def row(what: str, tries: list[tuple[float, float, dict]]) -> str:
+        right = wrong = covered = 0
+        for true, wanted, values in tries:
             moved = {n: v + wanted - true for n, v in values["disagg"].items()}
             found = duel(moved, values["mono"], indifference=math.log1p(ACCURACY.indifference))
             truth = ("first" if wanted > 0 else "second") if wanted else ""
-            tries += 1
             right += found.claim == truth
             wrong += found.claim not in ("too close to call", truth)
             covered += found.margin.contains(wanted)
-        if tries:
-            what = "as they are, beyond 10" if margin is None else f"{100 * margin:+.0f}"
-            lines.append(
-                f"| {what} | {tries} | {100 * right / tries:.1f} | {100 * wrong / tries:.1f} | "
-                f"{100 * covered / tries:.1f} |"
-            )
-    return lines
+        shares = [f"{100 * count / len(tries):.1f}" for count in (right, wrong, covered)]
+        return f"| {what} | {len(tries)} | {' | '.join(shares)} |"
+
+    made = [one for one in samples if one[0][-1].rival]
+    plain = [one for one in samples if not one[0][-1].rival]
+    kinds = {
+        "M/M/1, 10 apart": [(t, t, v) for g, t, v in made if "M/M/1" in g[0].name],
+        "made for about 10": [(t, t, v) for g, t, v in made if "M/M/1" not in g[0].name],
+        "as they are, beyond 10": [(t, t, v) for _, t, v in plain if abs(t) > math.log(1.1)],
+    }
+    kinds |= {
+        f"moved to {100 * to:+.0f}": [(t, math.log1p(to), v) for _, t, v in plain]
+        for to in (0.0, 0.1, -0.1)
+    }
+    return [row(what, tries) for what, tries in kinds.items() if tries]
 
 
 def report(found: list[Case], done: dict[str, list[dict]], truth: dict[str, float]) -> str:
@@ -333,7 +381,7 @@ def report(found: list[Case], done: dict[str, list[dict]], truth: dict[str, floa
             f"{100 * brute:.0f}% of the simulations of a grid of {BRUTE_RATES} rates with as many "
             "replicates each.",
             "",
-            "| true margin (%) | tries | right claim (%) | wrong claim (%) | margins covered (%) |",
+            "| margin (%) | tries | right claim (%) | wrong claim (%) | margins covered (%) |",
             "|---|---|---|---|---|",
             *verdict_lines(list(fields(found, done, truth))),
             "",

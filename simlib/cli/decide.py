@@ -78,7 +78,12 @@ def main(results: Path, cores: int | None, as_json: bool, commands: bool, **give
     parts of the SLO; those that may be the best are found to --precision, the others coarsely.
     What each simulation says is kept in --results: an interrupted run goes on where it was, and a
     changed question reuses what it can.
-    """
+
+    \b
+    Example: 9 deployments in some seconds.
+      simlib decide --model llama-3.1-70b --gpus 8xh100_sxm --ttft 2 --tpot 0.05 \\
+        --prompt-p50 1500 --prompt-p90 6000 --output-p50 250 --output-p90 800
+    """  # noqa: D301 - click's mark for text that keeps its lines is the character itself
     from simlib.core.config import SimConfig
     from simlib.study.decide.decide import decide
     from simlib.study.decide.words import ten_lines
@@ -99,17 +104,25 @@ def main(results: Path, cores: int | None, as_json: bool, commands: bool, **give
         _echo_commands(answer)
 
 
-def _told(done: int, total: int, name: str, found: dict[str, Any] | None) -> None:
-    """Show progress on stderr: which deployment is done, and its capacity."""
-    if found is None or "gpus" not in found:
-        return
-    capacity = found.get("capacity_per_s")
-    said = f"{capacity:.3g} requests/s" if capacity is not None else "cannot meet the SLO"
-    if found.get("behind"):
-        said += ", not among the best"
-    if "rate_per_s" in found:
+def _told(done: int, total: int, what: str, found: dict[str, Any]) -> None:
+    """Show progress on stderr: each deployment that a job looked at, and its capacity."""
+    progress = f"[{done}/{total}]"
+    if what == "fewest":
         said = str(found["gpus"] or "more than there are")
-    click.echo(f"[{done}/{total}] {name}: {said}", file=sys.stderr)
+        click.echo(f"{progress} fewest GPUs: {said}", file=sys.stderr)
+        return
+    if what == "slower":
+        said = found["deployment"] or "nothing to look at"
+        click.echo(f"{progress} with longer steps: {said}", file=sys.stderr)
+    for one in found["deployments"]:
+        capacity = one["capacity_per_s"]
+        if capacity is not None:
+            said = f"{capacity:.3g} requests/s"
+        else:
+            said = one["outcome"] if one["outcome"] != "never" else "cannot meet the SLO"
+        if one["stopped_by"] == "behind":
+            said += ", not among the best"
+        click.echo(f"{progress} {one['name']}: {said}", file=sys.stderr)
 
 
 def _echo_commands(answer: dict[str, Any]) -> None:

@@ -13,15 +13,16 @@ from simlib.latency import affine, linear, roofline, steps, table
 from simlib.latency.protocol import Formula
 
 FORMULAS: dict[str, Formula] = {
-    "linear": linear.LinearLatency.formula,
-    "roofline": roofline.RooflineLatency.formula,
-    "affine": affine.AffineLatency.formula,
-    "table": table.TableLatency.formula,
-    "steps": steps.StepTableLatency.formula,
+    "linear": linear.FORMULA,
+    "dense_roofline": roofline.DENSE,
+    "roofline": roofline.FORMULA,
+    "affine": affine.FORMULA,
+    "table": table.FORMULA,
+    "steps": steps.FORMULA,
 }
 HELPERS: tuple[Callable[..., Any], ...] = (
-    roofline.busiest,
     roofline.layers_s,
+    roofline.busiest,
     roofline.experts_s,
     roofline.decode_attention,
     table.rank,

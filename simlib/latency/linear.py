@@ -26,6 +26,9 @@ def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, 
     return p[0] + p[3] * batch + p[4] * context, p[4] * batch, MAX_STEPS
 
 
+FORMULA = Formula(chunk, iteration, decode)
+
+
 class LinearLatency(LatencyModel):
     """Seconds of an iteration as a sum of linear terms; all but the first alone gives fixed steps.
 
@@ -36,8 +39,6 @@ class LinearLatency(LatencyModel):
     """
 
     __slots__ = ()
-
-    formula = Formula(chunk, iteration, decode)
 
     def __init__(
         self,
@@ -61,4 +62,6 @@ class LinearLatency(LatencyModel):
                 raise InvalidParameterError(name, value, "finite and >= 0")
         if step_s == 0:
             raise InvalidParameterError("step_s", step_s, "> 0")
-        super().__init__((step_s, token_s, pair_s, sequence_s, context_s), kv_bytes_per_token)
+        super().__init__(
+            FORMULA, (step_s, token_s, pair_s, sequence_s, context_s), kv_bytes_per_token
+        )

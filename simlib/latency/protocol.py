@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from simlib.errors import InvalidParameterError
 
@@ -56,16 +56,16 @@ class LatencyModel:
     unchanged batch the total context is ``context + k * batch``.
     """
 
-    __slots__ = ("kv_bytes_per_token", "limits", "parameters")
-
-    formula: ClassVar[Formula]
+    __slots__ = ("formula", "kv_bytes_per_token", "limits", "parameters")
 
     def __init__(
         self,
+        formula: Formula,
         parameters: Sequence[float],
         kv_bytes_per_token: float,
         limits: Limits | None = None,
     ) -> None:
+        self.formula = formula
         self.parameters = tuple(map(float, parameters))
         """What the functions of `formula` read."""
         self.kv_bytes_per_token = kv_bytes_per_token
@@ -143,11 +143,8 @@ def decode_steps_within(
         context += piece * batch
 
 
-def check_overheads(step_overhead_s: float, sequence_overhead_s: float) -> None:
-    """Raise `InvalidParameterError` unless both overheads are finite and not negative."""
-    for name, value in (
-        ("step_overhead_s", step_overhead_s),
-        ("sequence_overhead_s", sequence_overhead_s),
-    ):
+def check_seconds(**named: float) -> None:
+    """Raise `InvalidParameterError` unless all are finite and not negative, such as overheads."""
+    for name, value in named.items():
         if not 0.0 <= value < math.inf:
             raise InvalidParameterError(name, value, "finite and >= 0")

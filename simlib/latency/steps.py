@@ -13,7 +13,7 @@ from typing import Final
 
 from simlib.errors import InvalidParameterError
 from simlib.files import read_text
-from simlib.latency.protocol import Formula, LatencyModel, Limits, check_overheads
+from simlib.latency.protocol import Formula, LatencyModel, Limits, check_seconds
 from simlib.latency.table import between, surface
 
 COLUMNS: Final = ("phase", "tokens", "context", "seconds")
@@ -150,6 +150,9 @@ def _number(line: Mapping[str, str], name: str, least: float, where: str) -> flo
     return value
 
 
+FORMULA = Formula(chunk, iteration, decode)
+
+
 class StepTableLatency(LatencyModel):
     """Seconds of an iteration by linear interpolation in a `StepTable`.
 
@@ -171,8 +174,6 @@ class StepTableLatency(LatencyModel):
 
     __slots__ = ("table",)
 
-    formula = Formula(chunk, iteration, decode)
-
     def __init__(
         self,
         table: StepTable,
@@ -181,7 +182,7 @@ class StepTableLatency(LatencyModel):
         step_overhead_s: float = 0.0,
         sequence_overhead_s: float = 0.0,
     ) -> None:
-        check_overheads(step_overhead_s, sequence_overhead_s)
+        check_seconds(step_overhead_s=step_overhead_s, sequence_overhead_s=sequence_overhead_s)
         self.table = table
         grids = (table.tokens, table.before, table.batch, table.context)
         parameters = [step_overhead_s, sequence_overhead_s, *map(len, grids)]
@@ -193,4 +194,4 @@ class StepTableLatency(LatencyModel):
             batch=table.batch[-1],
             context=table.context[-1],
         )
-        super().__init__(parameters, kv_bytes_per_token, limits)
+        super().__init__(FORMULA, parameters, kv_bytes_per_token, limits)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from simlib.errors import InvalidParameterError
-from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel, check_overheads
+from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel, check_seconds
 
 TABLE_FORMAT: Final = 1
 """Version of the table file."""
@@ -206,6 +206,9 @@ class LatencyTable:
             raise InvalidParameterError("table", str(path), allowed, str(error)) from error
 
 
+FORMULA = Formula(chunk, iteration, decode)
+
+
 class TableLatency(LatencyModel):
     """Seconds of an iteration by linear interpolation in a `LatencyTable`.
 
@@ -224,8 +227,6 @@ class TableLatency(LatencyModel):
 
     __slots__ = ("table",)
 
-    formula = Formula(chunk, iteration, decode)
-
     def __init__(
         self,
         table: LatencyTable,
@@ -233,14 +234,14 @@ class TableLatency(LatencyModel):
         step_overhead_s: float = 0.0,
         sequence_overhead_s: float = 0.0,
     ) -> None:
-        check_overheads(step_overhead_s, sequence_overhead_s)
+        check_seconds(step_overhead_s=step_overhead_s, sequence_overhead_s=sequence_overhead_s)
         self.table = table
         grids = (table.tokens, table.chunk, table.before, table.batch, table.context)
         parameters = [step_overhead_s, sequence_overhead_s, *map(len, grids)]
         parameters += table.tokens + table.shared_s
         parameters += table.chunk + table.before + list(chain(*table.prefill_attention_s))
         parameters += table.batch + table.context + list(chain(*table.decode_attention_s))
-        super().__init__(parameters, table.kv_bytes_per_token)
+        super().__init__(FORMULA, parameters, table.kv_bytes_per_token)
 
     @classmethod
     def read(

@@ -34,6 +34,8 @@ _MORE = 1.5
 """Replicates grow by this at most; a width counts once so many more have confirmed it."""
 _SKEW = 1.3
 """The skewness of few replicates is smaller than that of all, the more so the heavier the tail."""
+_GAP = 4.0
+"""Rates next to the crossing are this many half widths apart at most: the curve is bent."""
 _MOST_RATES = 80
 
 Outcome = Literal["found", "stability", "never", "always"]
@@ -136,13 +138,13 @@ def find_capacity(
 ) -> Capacity:
     """Return the highest rate at which the mean of a falling curve is at least `target`.
 
-    Three replicates bracket the crossing in steps of 40%, and narrow the bracket. Then at least 12
-    measure the rates next to it. The logarithm of the share that misses, of all replicates
-    together, is read linearly between two rates, which is exact where waits have an exponential
-    tail. Leaving out one replicate at a time moves the crossing; the jackknife makes the interval
-    of its logarithm. Rates are added until none of these crossings lies outside them and the next
-    ones are no further apart than the interval, and replicates until its half width is `relative`
-    times the estimate, or there are `max_replicates`.
+    Three replicates bracket the crossing in steps of 40%. Then at least 12 measure the rates next
+    to it. The logarithm of the share that misses, of all replicates together, is read linearly
+    between two rates, which is exact where waits have an exponential tail. Leaving out one
+    replicate at a time moves the crossing; the jackknife makes the interval of its logarithm.
+    Rates are added, a half width beside the crossing, until none of these crossings lies outside
+    them and the next ones are no further apart than twice the interval, and replicates until its
+    half width is `relative` times the estimate, or there are `max_replicates`.
 
     Chosen by measurement, on other cases than those that the page on decisions reports. Misses come
     in rare busy periods, so shares of replicates are skewed. Stopping as soon as the interval is
@@ -181,11 +183,17 @@ def find_capacity(
     InvalidParameterError
         For a target or level outside (0, 1), an empty range, or fewer than 3 replicates.
     """
-    _check(target, start, lowest, highest, relative, max_replicates, level)
+    _check(target, start, lowest, highest)
+    check_level(level)
+    if not relative > 0:
+        raise InvalidParameterError("relative", relative, "> 0")
+    if max_replicates < SCOUTS:
+        raise InvalidParameterError("max_replicates", max_replicates, f">= {SCOUTS}")
     curve = _Curve(measure, target, level, snap)
     replicates = min(FEWEST_REPLICATES, max_replicates)
-    for rate in _bracket(curve, start, lowest, highest, relative, known):
-        curve.at(rate, replicates)
+    for rate in _bracket(curve, start, lowest, highest, known):
+        if rate is not None:
+            curve.at(rate, replicates)
     narrow = False
     while True:
         roots = _settled(curve, replicates, relative, lowest, highest)
@@ -205,16 +213,31 @@ def find_capacity(
     return _capacity(curve, roots)
 
 
-def _bracket(
-    curve: _Curve,
+def rough_capacity(
+    measure: Measure,
+    *,
+    target: float,
     start: float,
     lowest: float,
-    highest: float,
-    relative: float,
-    known: Sequence[float],
-) -> tuple[float, ...]:
-    """Return two rates with the crossing between them, as few replicates see it; or the edge."""
+    highest: float = math.inf,
+    snap: Callable[[float], float] = float,
+    known: Sequence[float] = (),
+) -> float:
+    """Return where the curve crosses the target as three replicates see it, without an interval.
 
+    Read between two rates that are at most 40% apart. 0 if the target is missed at every rate of
+    the range, inf if it is kept at every one. Parameters are those of `find_capacity`.
+    """
+    _check(target, start, lowest, highest)
+    curve = _Curve(measure, target, 0.0, snap)
+    rates = [r for r in _bracket(curve, start, lowest, highest, known) if r is not None]
+    whole, _ = curve.log_misses(rates, SCOUTS)
+    return max(0.0, _first_above(rates, whole - math.log1p(-target)))
+
+
+def _bracket(
+    curve: _Curve, start: float, lowest: float, highest: float, known: Sequence[float]
+) -> tuple[float | None, float | None]:
     def within(rate: float) -> float:
         return min(max(curve.snap(rate), lowest), highest)
 
@@ -228,23 +251,15 @@ def _bracket(
         if curve.keeps(rate, SCOUTS):
             kept = rate
             if rate >= highest:
-                return (rate,)
+                break
             rate = within(rate * _STEP)
         else:
             lost = rate
             if rate <= lowest:
-                return (rate,)
+                break
             rate = within(rate / step)
             step *= _STEP  # the further down, the faster: it may never be kept
-    while lost / kept > 1.0 + 4.0 * relative:
-        middle = curve.snap(math.sqrt(kept * lost))
-        if not kept < middle < lost:
-            break
-        if curve.keeps(middle, SCOUTS):
-            kept = middle
-        else:
-            lost = middle
-    return (kept, lost)
+    return kept, lost
 
 
 def _bracketed(curve: _Curve, known: Sequence[float]) -> tuple[float | None, float | None]:
@@ -336,13 +351,14 @@ def _next_rate(curve: _Curve, roots: _Roots, relative: float) -> float | None:
     below, above = _neighbours(rates, roots.whole)
     if curve.unstable_but_kept(above):  # a step, not a curve, lies between them
         return math.sqrt(below * above) if above / below > 1.0 + relative / 2.0 else None
-    if np.any(roots.without == -math.inf):
-        return rates[0] / outwards
-    if np.any(roots.without == math.inf):
-        return rates[-1] * outwards
+    if not np.all(np.isfinite(roots.without)):
+        return rates[0] / outwards if np.any(roots.without == -math.inf) else rates[-1] * outwards
     width = max(relative, roots.interval(curve.level).relative_half_width)
-    near = min(roots.whole / below, above / roots.whole)
-    return roots.whole if near > 1.0 + width / 2.0 else None
+    if above / below <= 1.0 + _GAP * width:
+        return None
+    # the crossing of more replicates lies within a half width
+    farther_above = above / roots.whole >= roots.whole / below
+    return roots.whole * (1.0 + width) if farther_above else roots.whole / (1.0 + width)
 
 
 def _neighbours(rates: list[float], rate: float) -> tuple[float, float]:
@@ -384,23 +400,10 @@ def _capacity(curve: _Curve, roots: _Roots) -> Capacity:
     return Capacity(interval, "found", replicates, roots.pseudo_values(), measured)
 
 
-def _check(
-    target: float,
-    start: float,
-    lowest: float,
-    highest: float,
-    relative: float,
-    max_replicates: int,
-    level: float,
-) -> None:
-    check_level(level)
+def _check(target: float, start: float, lowest: float, highest: float) -> None:
     if not 0 < target < 1:
         raise InvalidParameterError("target", target, "> 0 and < 1")
     if not 0 < lowest <= highest:
         raise InvalidParameterError("lowest", lowest, f"> 0 and <= highest ({highest:g})")
     if not start > 0:
         raise InvalidParameterError("start", start, "> 0")
-    if not relative > 0:
-        raise InvalidParameterError("relative", relative, "> 0")
-    if max_replicates < SCOUTS:
-        raise InvalidParameterError("max_replicates", max_replicates, f">= {SCOUTS}")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
 
+from simlib.cli.decide import _decision, _settings, main
 from simlib.cli.run import cli
+from simlib.study.plan.cases import cases_of
+from simlib.study.plan.decision import Decision
 
 SMALL = ["--gpus", "2", "--sim-seconds", "200", "--precision", "0.2", "--cores", "1"]
 
@@ -28,7 +32,7 @@ def test_the_answer_is_a_few_lines_and_progress_goes_to_stderr(results):
     assert len(lines) <= 10
     assert "TTFT <= 1 s for 95% of the requests" in lines[0]
     assert lines[1].startswith("Verdict: ")
-    assert "[4/4]" in done.stderr  # both, then both again: at first coarsely
+    assert "[5/5]" in done.stderr  # each architecture, both again, and with longer steps
     assert "requests/s" in done.stderr
 
 
@@ -53,6 +57,16 @@ def test_lengths_and_other_keys_are_set(results):
     assert said["slo"]["attainment"] == 0.9
 
 
+def test_the_example_of_the_help_is_a_decision():
+    (shown,) = re.findall(r"simlib decide (--model .*?)\n\n", run("--help").output, re.DOTALL)
+    given = main.make_context("decide", shown.replace("\\\n", " ").split()).params
+    decision = Decision.from_dict(_decision(given))
+    assert (decision.slo.ttft_s, decision.slo.tpot_s) == (2.0, 0.05)
+    (case,) = cases_of(_settings(given), decision)
+    assert len(case.deployments) == 9
+    assert case.settings["prompt_tokens"]["p50"] == 1500
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -64,7 +78,11 @@ def test_lengths_and_other_keys_are_set(results):
             "slo.attainment must be > 0 and < 1",
         ),
         (["--gpus", "2", "--ttft", "1", "--prompt-p50", "100"], "--prompt-p90 must be given"),
-        (["--gpus", "8xh100", "--ttft", "1", "--model", "llama-3.1-70b"], "one of a100_sxm"),
+        (
+            ["--gpus", "8xh100", "--ttft", "1", "--model", "llama-3.1-70b"],
+            "deployments.gpus must be of one of a100_sxm",
+        ),
+        (["--gpus", "8xh100_sxm", "--ttft", "1"], "deployments.gpus must be a number: token rates"),
         (["--gpus", "1xl4", "--ttft", "1", "--model", "llama-3.1-70b"], "at least one deployment"),
         (["--gpus", "8xh100_sxm", "--ttft", "1", "--model", "llama-9"], "llama-3.1-70b"),
         (["--gpus", "2", "--ttft", "1", "--price", "h100=2"], "prices must be for one of"),

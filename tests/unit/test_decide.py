@@ -18,18 +18,20 @@ from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.latency import catalog
 from simlib.study.decide import costs
-from simlib.study.decide.answer import answer, bottleneck
+from simlib.study.decide.answer import answer, bottleneck, pools_of
 from simlib.study.decide.decide import decide
 from simlib.study.decide.fewest import fewest_gpus
 from simlib.study.decide.frontier import frontier_lines, on_frontier
 from simlib.study.decide.load import Load, snapped
 from simlib.study.decide.recipes import recipe
-from simlib.study.decide.search import search_capacity
+from simlib.study.decide.rounds import far_behind
+from simlib.study.decide.search import scouted, search_capacity
+from simlib.study.decide.slower import slower
 from simlib.study.decide.words import ten_lines
 from simlib.study.plan.cases import cases_of
 from simlib.study.plan.decision import Accuracy, Decision, DeploymentSpace
-from simlib.study.plan.deployments import deployments_of
-from simlib.study.plan.searches import SCREENING, search_id, search_request
+from simlib.study.plan.deployments import Deployment, deployments_of
+from simlib.study.plan.searches import SCREENING, round_id, round_request
 
 LLAMA = {"serving": "batching", "latency": {"model": "llama-3.1-70b"}}
 SHORT = {"sim_seconds": 300.0, "warmup_seconds": 60.0}
@@ -149,7 +151,7 @@ def test_explicit_deployments_may_have_unequal_hardware():
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"gpus": {"h100": 8}}, "one of a100_sxm"),
+        ({"gpus": {"h100": 8}}, r"deployments\.gpus must be of one of a100_sxm, .*, got 'h100'"),
         ({"gpus": {"l4": 2}}, "enough for at least one deployment .*needs 141.1 GB"),
         ({"gpus": {"h100_sxm": 8}, "tensor_parallel": [3]}, "divisor of the 64 attention heads"),
         ({"gpus": {"h100_sxm": 6}, "tensor_parallel": [4]}, "no pools of TP4 use 6 GPUs"),
@@ -162,6 +164,11 @@ def test_explicit_deployments_may_have_unequal_hardware():
 def test_deployments_that_cannot_be_get_one_clear_message(wanted, message):
     with pytest.raises(InvalidParameterError, match=message):
         deployments_of(LLAMA, DeploymentSpace.from_dict(wanted))
+
+
+def test_token_rates_know_no_gpus_by_name():
+    with pytest.raises(InvalidParameterError, match=r"deployments\.gpus must be a number"):
+        deployments_of({}, DeploymentSpace(gpus={"h100_sxm": 4}))
 
 
 def test_two_explicit_deployments_need_two_names():
@@ -193,7 +200,7 @@ def mm1(**changes):
 
 
 def found_by(config, slo, results, **accuracy):
-    return search_capacity(search_request(config, slo, Accuracy(**accuracy), "one"), results)
+    return search_capacity(Load(config, slo, results), "one", Accuracy(**accuracy))
 
 
 def test_the_capacity_of_mm1_is_its_closed_form(tmp_path):
@@ -206,17 +213,21 @@ def test_the_capacity_of_mm1_is_its_closed_form(tmp_path):
 
 def test_simulations_are_ordinary_points_and_are_never_made_twice(tmp_path):
     made = []
-    request = search_request(mm1(), Slo(ttft_s=10.0), Accuracy(**COARSE), "one")
-    first = search_capacity(request, tmp_path, lambda: made.append(1))
+
+    def search(simulated):
+        load = Load(mm1(), Slo(ttft_s=10.0), tmp_path, simulated)
+        return search_capacity(load, "one", Accuracy(**COARSE))
+
+    first = search(lambda: made.append(1))
     files = sorted(tmp_path.glob("points/*/attained-*.json"))
     assert sum(first["points"].values()) == len(made) > 10
     assert {file.parent.name for file in files} == set(first["points"])
     assert not list(tmp_path.glob("points/*/r*.npz"))  # thousands of them would fill the disk
-    again = search_capacity(request, tmp_path, lambda: pytest.fail("simulated again"))
+    again = search(lambda: pytest.fail("simulated again"))
     assert again == first
     files[3].write_bytes(b"damaged")  # a killed or broken result is made again, the rest is not
     count = len(made)
-    assert search_capacity(request, tmp_path, lambda: made.append(1)) == first
+    assert search(lambda: made.append(1)) == first
     assert len(made) == count + first["points"][files[3].parent.name]
     for row in first["rates"]:
         assert row["point_id"] in first["points"]
@@ -224,12 +235,10 @@ def test_simulations_are_ordinary_points_and_are_never_made_twice(tmp_path):
 
 
 def test_what_a_finer_search_left_does_not_change_a_coarser_one(tmp_path):
-    def request(**accuracy):
-        return search_request(mm1(), Slo(ttft_s=10.0), Accuracy(**accuracy), "one")
-
-    first = search_capacity(request(**COARSE), tmp_path / "one")
-    search_capacity(request(relative=0.03, max_replicates=30), tmp_path / "two")
-    assert search_capacity(request(**COARSE), tmp_path / "two") == first
+    slo = Slo(ttft_s=10.0)
+    first = found_by(mm1(), slo, tmp_path / "one", **COARSE)
+    found_by(mm1(), slo, tmp_path / "two", relative=0.03, max_replicates=30)
+    assert found_by(mm1(), slo, tmp_path / "two", **COARSE) == first
 
 
 def test_requests_are_kept_where_that_is_asked_for_and_read_where_they_are(tmp_path):
@@ -260,18 +269,26 @@ def test_a_capacity_is_never_at_an_unstable_rate(tmp_path):
     assert at["stability"] != "unstable"
 
 
-def test_the_identity_of_a_search_is_all_that_changes_it():
-    slo, accuracy = Slo(ttft_s=1.0), Accuracy()
-    base = search_id(mm1(), slo, accuracy)
-    assert base == search_id(mm1(arrival={"rate_per_s": 9.0}), slo, accuracy)
-    assert base == search_id(mm1(), slo, Accuracy(indifference=0.1))
+def test_the_identity_of_a_job_is_all_that_changes_its_outcome():
+    def identity(config, slo=None, name="one", reads=(), what="search", **accuracy):
+        field = [Deployment(name, config)]
+        slo = slo or Slo(ttft_s=1.0)
+        return round_id(round_request(what, field, slo, Accuracy(**accuracy), reads=reads), field)
+
+    base = identity(mm1())
+    assert base == identity(mm1(arrival={"rate_per_s": 9.0}))
+    assert base == identity(mm1(), indifference=0.1)
     others = [
-        search_id(mm1(random_seed=1), slo, accuracy),
-        search_id(mm1(warmup_seconds=10.0), slo, accuracy),
-        search_id(mm1(), Slo(ttft_s=1.0, attainment=0.9), accuracy),
-        search_id(mm1(), slo, Accuracy(relative=0.1)),
+        identity(mm1(random_seed=1)),
+        identity(mm1(warmup_seconds=10.0)),
+        identity(mm1(), Slo(ttft_s=1.0, attainment=0.9)),
+        identity(mm1(), relative=0.1),
+        identity(mm1(), max_replicates=50),
+        identity(mm1(), name="two"),
+        identity(mm1(), reads=[base]),
+        identity(mm1(), what="scout"),
     ]
-    assert len({base, *others}) == 5
+    assert len({base, *others}) == 1 + len(others)
 
 
 def test_a_closed_loop_has_no_rate_to_find():
@@ -401,7 +418,7 @@ def test_the_bottleneck_is_where_late_requests_spend_their_time():
     assert of(transfer_wait_s=5.0, transfer_s=0.1, rate=9.0) == "link"
 
 
-def crafted(elsewhere=None, **shifts):
+def crafted(elsewhere=None, stopped_by=None, slower=None, **shifts):
     """Return an answer to a case whose deployments have these capacities (None: never).
 
     `elsewhere` has their capacities where TTFT ends at the prefill's end.
@@ -417,7 +434,7 @@ def crafted(elsewhere=None, **shifts):
         config = SimConfig(mode=mode)
         case["deployments"].append(
             {"name": name, "architecture": mode, "gpus": 4, "hardware": {"gpu": 4},
-             "config": config.to_dict(), "search": name}
+             "config": config.to_dict(), "job": name}
         )  # fmt: skip
         never = capacity is None
         log = [] if never else (math.log(capacity) + np.roll(spread, i)).tolist()
@@ -426,6 +443,7 @@ def crafted(elsewhere=None, **shifts):
              "outcome": "never" if never else "found",
              "capacity_per_s": capacity, "capacity_per_s_low": capacity,
              "capacity_per_s_high": capacity, "reason": "", "replicates": 12,
+             "stopped_by": (stopped_by or {}).get(name, "" if never else "accuracy"),
              "log_pseudo_values": log, "rates": [], "definitions": {}}
         )  # fmt: skip
         if elsewhere is not None:
@@ -433,7 +451,7 @@ def crafted(elsewhere=None, **shifts):
             searches[-1]["definitions"]["prefill_end"] = {
                 "capacity_per_s": elsewhere[name], "log_pseudo_values": there,
             }  # fmt: skip
-    return answer(case, searches, Accuracy(), {})
+    return answer(case, searches, Accuracy(), {}, slower=slower)
 
 
 @pytest.mark.parametrize(
@@ -463,10 +481,96 @@ def test_a_verdict_that_turns_where_ttft_ends_elsewhere_says_so():
     assert turned["other_definitions"]["prefill_end"]["claim"] == "disaggregate"
     assert turned["other_definitions"]["prefill_end"]["disagg_capacity_per_s"] == 12.0
     (line,) = [one for one in ten_lines(turned, SimConfig()) if one.startswith("How sure")]
-    assert "the verdict depends on that: prefill_end: disaggregate (+20." in line
+    turned_there = "until the prefill has ended it would be: disaggregate (+20."
+    assert f"first decode step has ended; the verdict depends on that: {turned_there}" in line
     same = crafted({"m1": 10.0, "d1": 7.0}, m1=10.0, d1=8.0)
     (line,) = [one for one in ten_lines(same, SimConfig()) if one.startswith("How sure")]
-    assert "at prefill_end the verdict is the same" in line
+    assert "counted until the prefill has ended, the verdict is the same" in line
+
+
+def test_the_rest_of_the_field_is_named_with_its_capacities_and_ties():
+    said = crafted(m1=10.0, m2=9.99, d1=8.0, d2=3.0, d3=None)
+    (line,) = [one for one in ten_lines(said, SimConfig()) if one.startswith("Others")]
+    assert line == (
+        "Others, requests/s: m2 9.99 (may be as good as the best), d2 3, "
+        "1 that cannot meet the SLO."
+    )
+    many = crafted(m1=10.0, d1=8.0, **{f"d{i}": 7.9 - 0.1 * i for i in range(2, 12)})
+    (line,) = [one for one in ten_lines(many, SimConfig()) if one.startswith("Others")]
+    assert line.endswith("d9 7, 2 more with less.")
+
+
+def longer(name, *capacities):
+    """Return what a deployment carries if its steps take 5, 10, … percent longer."""
+    spread = 0.01 * np.random.default_rng(0).standard_normal(12)
+    values = [[] if c is None else (math.log(c) + spread).tolist() for c in capacities]
+    errors = zip((0.05, 0.1, 0.2), values, strict=False)
+    return {"deployment": name, "points": {"x": 3},
+            "longer": [{"error": e, "log_pseudo_values": v} for e, v in errors]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("capacities", "said"),
+    [
+        ((9.5, 9.0, 8.5), "20% longer: the same verdict."),
+        ((9.5, 9.0, 8.0), "10% longer: the same verdict; 20% longer: too close to call."),
+        ((8.0, 7.5, 7.0), "5% longer: too close to call."),
+        ((9.5, 7.0, 5.0), "5% longer: the same verdict; 10% longer: disaggregate."),
+        ((9.5, None), "5% longer: the same verdict; 10% longer: it cannot meet the SLO."),
+    ],
+)
+def test_the_answer_says_what_error_of_the_latencies_the_verdict_stands(capacities, said):
+    found = crafted(m1=10.0, m2=9.9, d1=8.0, slower=longer("m1", *capacities))
+    json.dumps(found, allow_nan=False)
+    assert found["simulations"] == crafted(m1=10.0, m2=9.9, d1=8.0)["simulations"] + 3
+    assert f"If only the steps of m1 took longer than simulated: {said}" in ten_lines(
+        found, SimConfig()
+    )
+    open_ = crafted(m1=8.0, d1=8.0, slower=longer("m1", *capacities))
+    assert open_["longer_steps"] is None  # too close to call already
+
+
+def test_steps_that_take_longer_are_those_of_slower_gpus(tmp_path):
+    config, slo = mm1(), Slo(ttft_s=math.log(20) / 0.3)
+    found = found_by(config, slo, tmp_path, relative=0.02)
+    request = {"slo": slo.to_dict(), "accuracy": Accuracy(relative=0.02).to_dict(),
+               "keep_requests": False}  # fmt: skip
+    said = slower({"one": found}, request, tmp_path, lambda: None)
+    assert said["deployment"] == "one"
+    for one in said["longer"]:
+        # a service rate of 1 / stretch under the same limit: P(T > t) = exp(-(mu - rate) t)
+        truth = 1.0 / (1.0 + one["error"]) - 0.3
+        assert np.exp(np.mean(one["log_pseudo_values"])) == pytest.approx(truth, rel=0.03)
+    assert slower({}, request, tmp_path, lambda: None)["longer"] == []
+
+
+def test_what_an_earlier_round_left_behind_is_no_tie():
+    capacities = {"m1": 10.0, "m2": 9.99, "d1": 8.0}
+    assert crafted(**capacities)["tied_with_best"] == ["m1", "m2"]
+    assert crafted(stopped_by={"m2": "behind"}, **capacities)["tied_with_best"] == ["m1"]
+
+
+def test_a_search_that_its_limit_stopped_says_so():
+    said = crafted(m1=10.0, d1=8.0)
+    assert "max_replicates" not in "\n".join(ten_lines(said, SimConfig()))
+    said["best"]["mono"]["stopped_by"] = "max_replicates"
+    (line,) = [one for one in ten_lines(said, SimConfig()) if one.startswith("How sure")]
+    assert line.endswith("Less exact than asked for, by max_replicates: m1 (12).")
+
+
+def test_a_deployment_is_given_in_words_and_with_its_pools():
+    pools = {"batching_disagg.prefill": {"tensor_parallel": 2, "replicas": 3},
+             "batching_disagg.decode": {"tensor_parallel": 1, "replicas": 2}}  # fmt: skip
+    (one,) = deployments_of(LLAMA | {"latency": {"model": "llama-3.1-8b"}},
+                            [{"name": "split", "mode": "disagg", **pools}]).deployments  # fmt: skip
+    found = pools_of(one.config)
+    assert (found["prefill"]["replicas"], found["prefill"]["gpus_per_replica"]) == (3, 2)
+    assert (found["decode"]["gpus"], found["decode"]["gpu"]) == (2, "h100_sxm")
+    said = crafted(m1=10.0, d1=12.0)
+    said["best"]["disagg"]["pools"] = found
+    (line,) = [one for one in ten_lines(said, SimConfig()) if one.startswith("Best disagg")]
+    assert "d1 (3 prefill replicas of 2 GPUs, 2 decode replicas of 1 GPU): 12 requests/s" in line
+    assert "Best monolithic: m1: 10 " in "\n".join(ten_lines(said, SimConfig()))
 
 
 def test_capacities_are_found_for_every_definition_of_ttft_that_a_limit_depends_on(tmp_path):
@@ -482,6 +586,9 @@ def test_capacities_are_found_for_every_definition_of_ttft_that_a_limit_depends_
     alone = found_by(own, Slo(ttft_s=1.0), tmp_path, **COARSE)
     assert early == pytest.approx(alone["capacity_per_s"], rel=0.1)
     assert found_by(config, Slo(e2e_s=20.0), tmp_path, **COARSE)["definitions"] == {}
+    rough = scouted(Load(config, Slo(ttft_s=1.0), tmp_path), "one")
+    assert rough["at_least_per_s"] == pytest.approx(found["capacity_per_s"], rel=0.15)
+    assert rough["at_most_per_s"] == pytest.approx(early, rel=0.15)
 
 
 def test_only_those_that_may_be_the_best_are_found_exactly(tmp_path):
@@ -498,19 +605,65 @@ def test_only_those_that_may_be_the_best_are_found_exactly(tmp_path):
         decision,
         tmp_path,
         cores=1,
-        told=lambda done, total, name, found: told.append((done, total, found["behind"])),
+        told=lambda done, total, what, found: told.append((done, total, what)),
     )
     lines = {line["deployment"]: line for line in said["deployments"]}
-    assert len(case.jobs) == 2 * len(lines) == told[-1][0] == told[-1][1]
+    rounds = ["search"] * 2 + ["refine"] * 2 + ["slower"]
+    assert told == [(i + 1, 5, what) for i, what in enumerate(rounds)]
+    assert [len(request["reads"]) for request in case.jobs.values()] == [0, 1, 0, 1, 2]
     best = said["verdict"]["disagg"]
     behind = [n for n, line in lines.items() if line["architecture"] == "disagg" and n != best]
     most = SCREENING.max_replicates
     assert all(lines[name]["replicates"] <= most for name in behind)
+    assert all(lines[name]["stopped_by"] == "behind" for name in behind)
     assert lines[best]["replicates"] > most
     assert lines["4 GPUs"]["replicates"] > most  # alone in its architecture
     half = (lines[best]["capacity_per_s_high"] - lines[best]["capacity_per_s_low"]) / 2.0
-    assert half <= 0.03 * lines[best]["capacity_per_s"] or lines[best]["replicates"] == 40
-    assert sum(is_behind for *_, is_behind in told) == len(behind)
+    precise = half <= 0.03 * lines[best]["capacity_per_s"]
+    assert lines[best]["stopped_by"] == ("accuracy" if precise else "max_replicates")
+    assert precise or lines[best]["replicates"] == 40
+
+
+def test_in_a_large_field_those_that_scouts_find_far_behind_are_not_searched(tmp_path, monkeypatch):
+    settings = {**SHORT, "sim_seconds": 600.0}
+    decision = Decision.from_dict(
+        {"slo": {"ttft_s": 1.0}, "deployments": {"gpus": 6}, "accuracy": COARSE}
+    )
+    ((_, in_full),) = decide(settings, decision, tmp_path / "full", cores=1)
+    monkeypatch.setattr("simlib.study.plan.cases.SEARCHED_IN_FULL", 4)
+    told = []
+    ((case, said),) = decide(
+        settings, decision, tmp_path / "scouted", cores=1, told=lambda *one: told.append(one[2])
+    )
+    assert told == ["search", "scout", "search", "slower"]  # one monolithic deployment, five splits
+    for key in ("claim", "mono", "disagg"):
+        assert said["verdict"][key] == in_full["verdict"][key]
+    carried = {line["deployment"]: line["capacity_per_s"] for line in in_full["deployments"]}
+    lines = {line["deployment"]: line for line in said["deployments"]}
+    left = {name for name, line in lines.items() if line["outcome"] == "far behind"}
+    assert "5P + 1D" in left
+    best = carried[said["verdict"]["disagg"]]
+    assert all(carried[name] < best / 1.25 for name in left)
+    assert all("three replicates" in lines[name]["reason"] for name in left)
+    assert {n: lines[n]["capacity_per_s"] for n in carried if n not in left} == {
+        n: pytest.approx(c, rel=0.05) for n, c in carried.items() if n not in left
+    }
+    assert f"{len(left)} far behind" in "\n".join(
+        ten_lines(said, SimConfig.from_dict(case.settings))
+    )
+    assert said["simulations"] < in_full["simulations"]
+
+
+def test_what_might_be_the_best_where_ttft_ends_elsewhere_is_not_left_out():
+    def one(name, strict, lenient, gpus=4, outcome="scouted"):
+        return {"name": name, "gpus": gpus, "outcome": outcome,
+                "at_least_per_s": strict, "at_most_per_s": lenient}  # fmt: skip
+
+    leader = one("leader", 10.0, 14.0)
+    assert set(far_behind([leader, one("late", 2.0, 8.0), one("early", 2.0, 8.1)])) == {"late"}
+    assert far_behind([leader, one("few", 2.0, 4.1, gpus=2)]) == {}  # per GPU
+    assert far_behind([leader, one("never", 0.0, 0.0, outcome="never")]) == {}
+    assert far_behind([]) == {}
 
 
 # ---- break points, costs, recipes ----
@@ -546,6 +699,7 @@ def test_the_users_price_wins_over_the_lists():
     low = costs.prices()["h100_sxm"].low
     assert listed["usd_per_hour_low"] == 8 * low
     assert listed["usd_per_million_output_tokens_low"] == pytest.approx(8 * low / 3.6)
+    assert listed["usd_per_gpu_hour_low"] == low
     own = costs.cost({"h100_sxm": 8}, 1000.0, {"h100_sxm": 1.0})
     assert own["usd_per_hour_low"] == own["usd_per_hour_high"] == 8.0
     assert costs.cost({"h20": 8}, 1000.0, {}) is None
@@ -592,8 +746,9 @@ def test_recipes_hold_the_settings_that_were_simulated_and_no_others():
     assert (prefill["run"], prefill["gpus"], decode["run"]) == (3, 2, 1)
     start = "vllm serve meta-llama/Llama-3.1-70B --tensor-parallel-size 2"
     assert prefill["command"].startswith(start)
-    assert '"kv_role":"kv_producer"' in prefill["command"]
-    assert '"kv_role":"kv_consumer"' in decode["command"]
+    for one in (prefill, decode):  # NIXL does not tell roles apart
+        assert '"kv_connector":"NixlConnector","kv_role":"kv_both"' in one["command"]
+        assert "--gpu-memory-utilization 0.9 " in one["command"]
     assert "--max-num-seqs 64" in decode["command"]
     assert "--num-gpu-blocks-override" not in decode["command"]  # nobody set the KV cache's size
     own = {"block_size": 32, "kv_capacity_tokens": 64_000}

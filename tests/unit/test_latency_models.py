@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simlib.errors import InvalidParameterError
-from simlib.latency import catalog
+from simlib.latency import catalog, roofline
 from simlib.latency.affine import AffineCoefficients, AffineLatency, affine_coefficients
 from simlib.latency.models import latency_model
 from simlib.latency.protocol import MAX_STEPS, LatencyModel
@@ -250,3 +250,36 @@ def test_importing_and_using_a_latency_model_stays_light():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@given(
+    chunks=st.lists(st.tuples(st.integers(1, 9000), st.integers(0, 100_000)), max_size=4),
+    batch=st.integers(0, 300),
+    mean=st.integers(1, 20_000),
+)
+def test_a_dense_model_takes_what_the_whole_formula_says_to_the_bit(chunks, batch, mean):
+    if not chunks and not batch:
+        return
+    dense = RooflineLatency.from_catalog("llama-3.1-70b", "h100_sxm", 4, step_overhead_s=0.001)
+    whole = RooflineLatency.from_catalog("llama-3.1-70b", "h100_sxm", 4, step_overhead_s=0.001)
+    assert dense.formula is roofline.DENSE
+    whole.formula = roofline.FORMULA
+    assert dense.iteration_s(chunks, batch, batch * mean) == whole.iteration_s(
+        chunks, batch, batch * mean
+    )
+    if batch:
+        steps = (dense.formula.decode, whole.formula.decode)
+        assert len({step(dense.parameters, batch, batch * mean) for step in steps}) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("gpt-oss-20b", {}),
+        ("deepseek-v3", {"tensor_parallel": 8, "precision": "fp8"}),
+        ("qwen3-30b-a3b", {"data_parallel_size": 2}),
+    ],
+)
+def test_only_plain_models_take_the_short_formula(model, settings):
+    latency = RooflineLatency.from_catalog(model, "h100_sxm", **settings)
+    assert latency.formula is roofline.FORMULA

@@ -9,7 +9,13 @@ import pytest
 
 from simlib.errors import InvalidParameterError
 from simlib.stats.curve import skewness
-from simlib.stats.root_finding import FEWEST_REPLICATES, Attainment, find_capacity
+from simlib.stats.root_finding import (
+    FEWEST_REPLICATES,
+    SCOUTS,
+    Attainment,
+    find_capacity,
+    rough_capacity,
+)
 from simlib.stats.student import t_quantile
 
 CONFIRMED = math.ceil(1.5 * FEWEST_REPLICATES)
@@ -86,6 +92,27 @@ def test_the_interval_is_never_narrower_than_students_and_wider_where_replicates
     assert longer > student * (1.0 + 0.1 * abs(skew))
 
 
+def test_a_bent_curve_is_read_between_close_rates():
+    class Bent(Curve):
+        def __call__(self, rate, replicates):
+            measured = super().__call__(rate, replicates)
+            bend = math.exp(0.05 * (rate - self.root) ** 2)
+            return Attainment(1.0 - (1.0 - measured.shares) * bend, measured.requests)
+
+    found = search(Bent())  # 4% off if it were read between the rates of the first bracket
+    assert found.interval.estimate == pytest.approx(10.0, rel=0.005)
+    assert found.interval.estimate != pytest.approx(10.0, rel=1e-6)  # it is bent
+
+
+def test_about_three_rates_for_each_replicate_are_simulated_in_all():
+    spent = []
+    for seed in range(8):
+        curve = Curve(noise=0.3, seed=seed)
+        found = search(curve, relative=0.01, max_replicates=200)
+        spent.append(sum(curve.asked.values()) / found.replicates)
+    assert np.mean(spent) < 3.3
+
+
 def test_few_replicates_are_spent_away_from_the_root():
     curve = Curve(noise=0.3)
     found = search(curve)
@@ -132,6 +159,19 @@ def test_a_search_that_goes_on_begins_with_the_rates_that_are_known():
     assert found.interval.contains(10.0)
     beyond = search(Curve(root=50.0), known=(5.0, 6.0))  # all of them below the crossing
     assert beyond.interval.estimate == pytest.approx(50.0)
+
+
+def test_a_rough_look_takes_three_replicates_a_rate():
+    def rough(curve, **settings):
+        return rough_capacity(curve, **{"target": 0.95, "start": 3.0, "lowest": 0.01, **settings})
+
+    curve = Curve()
+    assert rough(curve) == pytest.approx(10.0, rel=1e-6)
+    assert set(curve.asked.values()) == {SCOUTS}
+    assert len(curve.asked) == 5
+    assert rough(Curve(noise=0.3)) == pytest.approx(10.0, rel=0.1)
+    assert rough(Curve(root=0.001), lowest=0.5) == 0.0
+    assert rough(Curve(root=100.0), highest=8.0) == math.inf
 
 
 def test_rates_can_be_kept_to_a_grid():

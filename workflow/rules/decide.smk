@@ -1,13 +1,13 @@
-# One job for each deployment of a decision: it chooses its rates and replicates itself, keeps what
-# every simulation says, and goes on from those that there are. A second one goes on to the accuracy
-# asked for, if the first ones say that its deployment may be the best. A request is named by the
-# hash of all that can change the outcome, so its time does not matter (ancient).
+# The rounds of a decision. A job looks at some deployments of an architecture: it chooses rates and
+# replicates itself, keeps what every simulation says, and goes on from those that there are. It
+# reads what the round before found, if there is one. A request is named by the hash of all that can
+# change the outcome, so its time does not matter (ancient).
 
 
 rule capacity:
     input:
         request=ancient("results/capacity/{request}.request.json"),
-        first_round=lambda wildcards: ancient(plan.first_round(wildcards.request)),
+        round_before=lambda wildcards: ancient(plan.outcomes_read(wildcards.request)),
         tables=lambda wildcards: ancient(plan.tables_of_job(wildcards.request)),
     output:
         "results/capacity/{request}.json",

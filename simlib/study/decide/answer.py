@@ -34,12 +34,43 @@ _SPENT = {
 Found = Mapping[str, Any]
 
 
+def searches_of(case: Mapping[str, Any], outcomes: Mapping[str, Found]) -> list[Found]:
+    """Return what the last round found of each deployment of a case, in their order.
+
+    Parameters
+    ----------
+    case
+        As `Case.to_dict` returns it.
+    outcomes
+        Of its jobs, by identity.
+    """
+    found = {
+        (job, one["name"]): one
+        for job in {deployment["job"] for deployment in case["deployments"]}
+        for one in outcomes[job]["deployments"]
+    }
+    return [found[one["job"], one["name"]] for one in case["deployments"]]
+
+
+def answered(
+    case: Mapping[str, Any],
+    accuracy: Accuracy,
+    prices: Mapping[str, float],
+    outcomes: Mapping[str, Found],
+) -> dict[str, Any]:
+    """Return the answer to a case from the outcomes of its jobs; see `answer`."""
+    fewest, slower = (None if case[job] is None else outcomes[case[job]]
+                      for job in ("fewest", "slower"))  # fmt: skip
+    return answer(case, searches_of(case, outcomes), accuracy, prices, fewest, slower)
+
+
 def answer(
     case: Mapping[str, Any],
     searches: Sequence[Found],
     accuracy: Accuracy,
     prices: Mapping[str, float],
     fewest: Mapping[str, Any] | None = None,
+    slower: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the whole answer to one case as plain data.
 
@@ -53,6 +84,8 @@ def answer(
         The user's dollars per GPU and hour.
     fewest
         What `fewest_gpus` found, if a rate was asked for.
+    slower
+        What `simlib.study.decide.slower.slower` found, if that was asked for.
     """
     slo = Slo.from_dict(case["slo"])
     lines = [
@@ -64,15 +97,18 @@ def answer(
     standings = rank(samples, indifference=indifference) if samples else []
     for line in lines:
         line.update(_standing(next((s for s in standings if s.name == line["deployment"]), None)))
+        line["tied"] &= line["stopped_by"] != "behind"  # the rounds before told it from the best
     lines.sort(key=lambda line: -(line["capacity_per_s_per_gpu"] or 0.0))
     best = {
         architecture: _best(lines, architecture)
         for architecture in dict.fromkeys(one["architecture"] for one in case["deployments"])
     }
+    verdict = _verdict(case, lines, samples, accuracy, slo)
     return {
         "coordinates": case["coordinates"],
         "slo": case["slo"],
-        "verdict": _verdict(case, lines, samples, accuracy, slo),
+        "verdict": verdict,
+        "longer_steps": _longer_steps(case, samples, accuracy, verdict, slower),
         "other_definitions": _elsewhere(case, searches, accuracy),
         "best": best,
         "tied_with_best": [line["deployment"] for line in lines if line["tied"]],
@@ -87,7 +123,8 @@ def answer(
         },
         "simulations": sum(
             row["replicates"] for found in searches for row in (found["unloaded"], *found["rates"])
-        ),
+        )
+        + (sum(slower["points"].values()) if slower is not None else 0),
     }
 
 
@@ -106,6 +143,7 @@ def _line(
         "architecture": one["architecture"],
         "gpus": gpus,
         "hardware": one["hardware"],
+        "pools": pools_of(SimConfig.from_dict(one["config"])),
         "outcome": found["outcome"],
         **{key: found[key] for key in _CAPACITY},
         **{key.replace("per_s", "per_s_per_gpu"): _per(found[key], gpus) for key in _CAPACITY},
@@ -119,7 +157,25 @@ def _line(
         "energy": energy(one["hardware"], tokens) if tokens else None,
         "unloaded": found["unloaded"],
         "replicates": found["replicates"],
+        "stopped_by": found["stopped_by"],
         "reason": found["reason"],
+    }
+
+
+def pools_of(config: SimConfig) -> dict[str, dict[str, Any]]:
+    """Return what each pool of a deployment is made of, by the pool's name."""
+    if config.serving == "token_rate":
+        return {name: {"gpus": gpus} for name, gpus in config.deployment.gpus_by_pool.items()}
+    return {
+        name: {
+            "gpus": pool.total_gpus,
+            "gpu": pool.gpu,
+            "replicas": pool.replicas,
+            "gpus_per_replica": pool.replica_gpus,
+            "tensor_parallel": pool.tensor_parallel,
+            "data_parallel_size": pool.data_parallel_size,
+        }
+        for name, pool in config.batching.pools.items()
     }
 
 
@@ -214,6 +270,37 @@ def _elsewhere(
                 for side in ("mono", "disagg")
             }
     return found
+
+
+def _longer_steps(
+    case: Mapping[str, Any],
+    samples: Mapping[str, Any],
+    accuracy: Accuracy,
+    verdict: Mapping[str, Any],
+    slower: Mapping[str, Any] | None,
+) -> dict[str, Any] | None:
+    """Return the verdict if only the steps of the better side's best took longer, by how much.
+
+    None without a claim that could turn. Others of the better side are left out, so it errs towards
+    turning.
+    """
+    if (
+        slower is None
+        or verdict["margin"] is None
+        or verdict["claim"] == WORDS["too close to call"]
+    ):
+        return None
+    name, found = slower["deployment"], []
+    side = next(o["architecture"] for o in case["deployments"] if o["name"] == name)
+    gpus = next(o["gpus"] for o in case["deployments"] if o["name"] == name)
+    for one in slower["longer"]:
+        if not one["log_pseudo_values"]:
+            found.append({"error": one["error"], "claim": "it cannot meet the SLO"})
+            break
+        sides = _sides(case, samples)
+        sides[side] = {name: np.array(one["log_pseudo_values"]) - math.log(gpus)}
+        found.append({"error": one["error"], **_duel(sides, accuracy)})
+    return {"deployment": name, "verdicts": found}
 
 
 def _standing(standing: Standing | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What output tokens cost: dollars from a price list, and a bound on energy from datasheets."""
+"""What output tokens cost: dollars from a price list, and a bound on energy from power limits."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def cost(
     """
     listed = prices()
     low = high = 0.0
+    gpus = sum(hardware.values())
     sources = set()
     for name, count in hardware.items():
         if name in given:
@@ -78,6 +79,8 @@ def cost(
     return {
         "usd_per_million_output_tokens_low": low * per_million,
         "usd_per_million_output_tokens_high": high * per_million,
+        "usd_per_gpu_hour_low": low / gpus,
+        "usd_per_gpu_hour_high": high / gpus,
         "usd_per_hour_low": low,
         "usd_per_hour_high": high,
         "source": "; ".join(sorted(sources)),
@@ -87,7 +90,7 @@ def cost(
 def energy(hardware: Mapping[str, int], output_tokens_per_s: float) -> dict[str, Any] | None:
     """Return an upper bound of the GPUs' joules per output token; None if a power is not known.
 
-    Every GPU at the board power of its datasheet all the time: what cooling, CPUs and network
+    Every GPU at its power limit all the time: what cooling, CPUs and network
     take comes on top, what GPUs save while they wait is not known.
     """
     watts = 0.0
@@ -99,5 +102,5 @@ def energy(hardware: Mapping[str, int], output_tokens_per_s: float) -> dict[str,
     return {
         "joules_per_output_token_at_most": watts / output_tokens_per_s,
         "watts_at_most": watts,
-        "source": "board power of the datasheets",
+        "source": "power limits of the catalog",
     }

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from simlib.files import write_json
-from simlib.study.decide.answer import answer
+from simlib.study.decide.answer import answered
 from simlib.study.decide.job import run_job
 from simlib.study.plan.cases import Case, cases_of
 from simlib.study.plan.decision import Decision
-from simlib.study.plan.searches import first_round_of, job_paths
+from simlib.study.plan.searches import job_paths
 
-Told = Callable[[int, int, str, dict[str, Any] | None], None]
-"""Called with how many jobs are done, of how many, and the one that ended with its outcome."""
+Told = Callable[[int, int, str, dict[str, Any]], None]
+"""Called with how many jobs are done, of how many, the round of the last one, and its outcome."""
 
 
 def decide(
@@ -53,31 +53,27 @@ def decide(
         write_json(job_paths(results, job)[0], request)
     found: dict[str, dict[str, Any]] = {}
     workers = max(1, min(cores or os.cpu_count() or 1, len(requests)))
-    first = [job for job, request in requests.items() if not first_round_of(request)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for jobs in (first, [job for job in requests if job not in first]):
-            running = {pool.submit(run_job, *_paths(results, job)): job for job in jobs}
-            try:
-                for done in as_completed(running):
-                    job = running[done]
+        running: dict[Future[dict[str, Any]], str] = {}
+        waiting = dict(requests)
+        try:
+            while waiting or running:
+                for job in [one for one in waiting if found.keys() >= set(waiting[one]["reads"])]:
+                    running[pool.submit(run_job, *_paths(results, job))] = job
+                    del waiting[job]
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(done)
                     found[job] = done.result()
-                    name = requests[job].get("name", "fewest GPUs")
-                    told(len(found), len(requests), name, found[job])
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    return [(case, answered(case.to_dict(), decision, found)) for case in cases]
+                    told(len(found), len(requests), requests[job]["round"], found[job])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [
+        (case, answered(case.to_dict(), decision.accuracy, decision.prices, found))
+        for case in cases
+    ]
 
 
 def _paths(results: Path, job: str) -> tuple[Path, Path, Path]:
     request, outcome = job_paths(results, job)
     return request, results, outcome
-
-
-def answered(
-    case: Mapping[str, Any], decision: Decision, found: Mapping[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the answer to a case from the outcomes of its jobs."""
-    searches = [found[one["search"]] for one in case["deployments"]]
-    fewest = None if case["fewest"] is None else found[case["fewest"]]
-    return answer(case, searches, decision.accuracy, decision.prices, fewest)

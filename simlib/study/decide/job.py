@@ -1,4 +1,4 @@
-"""A job of a decision: the search of one deployment, or the fewest GPUs for a rate."""
+"""A job of a decision: a round over some deployments, or the fewest GPUs for a rate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from simlib.core.slo import Slo
 from simlib.files import write_json
 from simlib.study.decide.fewest import fewest_gpus
-from simlib.study.decide.search import refine, search_capacity
+from simlib.study.decide.rounds import ROUNDS
 from simlib.study.plan.decision import DeploymentSpace
 
 
@@ -22,7 +22,7 @@ def run_job(
     Its simulations are kept one by one, so that an interrupted job goes on where it was.
     """
     request = json.loads(request_path.read_text(encoding="utf-8"))
-    if "rate_per_s" in request:
+    if request["round"] == "fewest":
         found = fewest_gpus(
             request["settings"],
             DeploymentSpace.from_dict(request["deployments"]),
@@ -31,9 +31,7 @@ def run_job(
             results,
             simulated,
         )
-    elif "rivals" in request:
-        found = refine(request, results, simulated)
     else:
-        found = search_capacity(request, results, simulated)
+        found = ROUNDS[request["round"]](request, results, simulated)
     write_json(output, found)
     return found

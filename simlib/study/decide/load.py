@@ -34,6 +34,7 @@ from simlib.serving.saturation import Need, needs_of
 from simlib.stats.intervals import mean_interval
 from simlib.stats.root_finding import Attainment
 from simlib.stats.stability import Drift, Stability, drift
+from simlib.study.decide.first_guess import first_guess
 from simlib.study.jobs.simulate import simulate
 from simlib.study.jobs.store import read_records, result_path, write_records
 from simlib.study.measurement.kept import KeptFile, code_that_measures, digest_of
@@ -146,6 +147,11 @@ class Load:
         return float(np.count_nonzero((times >= 0) & (times < end))) / end, end
 
     @cached_property
+    def first_guess(self) -> float:
+        """About which rate it could carry."""
+        return first_guess(self.config, self.slo)
+
+    @cached_property
     def _needs(self) -> dict[str, Need]:
         """What requests need of the pools, which the rate does not change."""
         return needs_of(self.config)
@@ -158,9 +164,16 @@ class Load:
         return (own, *(d for d in TTFT_DEFINITIONS if d != own and limited))
 
     def measure(
-        self, rate: float, replicates: int, definition: TtftDefinition | None = None
+        self,
+        rate: float,
+        replicates: int,
+        definitions: Sequence[TtftDefinition] = (),
+        of_them: np.ufunc = np.minimum,
     ) -> Attainment:
-        """Return the attainment of each replicate at a rate; see `find_capacity`."""
+        """Return the attainment of each replicate at a rate; see `find_capacity`.
+
+        Where TTFT ends as configured, or the least (or most: ``np.maximum``) of some definitions.
+        """
         wanted = 1 if self.replays else replicates
         config = self.at(rate)
         place = self._kept(config)
@@ -172,7 +185,10 @@ class Load:
             place.write(KeptRuns(tuple(known)))
         self.runs[rate] = known[: max(wanted, len(self.runs.get(rate, ())))]
         used = known[:wanted]
-        shares = np.concatenate([run.shares[definition or config.ttft_definition] for run in used])
+        asked = definitions or (config.ttft_definition,)
+        shares = of_them.reduce(
+            [np.concatenate([run.shares[one] for run in used]) for one in asked]
+        )
         stable = self.stability(rate).verdict != "unstable"
         return Attainment(shares, min(run.requests for run in used), stable)
 

@@ -16,7 +16,9 @@ from simlib.core.config import SimConfig
 from simlib.latency import catalog
 
 VERSIONS = "vLLM V1 engine (0.11 or newer), Dynamo v1alpha1 manifests, llm-d-modelservice chart"
-_ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
+_KV_TRANSFER = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
+"""The connector does not tell roles apart: the proxy in front says who prefills."""
+_ROLES = ("prefill", "decode")
 
 
 def recipe(config: SimConfig) -> dict[str, Any] | None:
@@ -63,6 +65,7 @@ def _flags(name: str, pool: ReplicaPool, config: SimConfig) -> list[str]:
         "--tensor-parallel-size", str(pool.tensor_parallel),
         "--max-num-batched-tokens", str(pool.max_batch_tokens),
         "--max-num-seqs", str(pool.max_batch_size),
+        "--gpu-memory-utilization", f"{pool.gpu_memory_utilization:g}",
     ]  # fmt: skip
     if pool.data_parallel_size > 1:
         flags += ["--data-parallel-size", str(pool.data_parallel_size)]
@@ -84,8 +87,7 @@ def _flags(name: str, pool: ReplicaPool, config: SimConfig) -> list[str]:
     if blocks is not None:
         flags += ["--num-gpu-blocks-override", str(blocks)]
     if name in _ROLES:
-        connector = {"kv_connector": "NixlConnector", "kv_role": _ROLES[name]}
-        flags += ["--kv-transfer-config", json.dumps(connector, separators=(",", ":"))]
+        flags += ["--kv-transfer-config", json.dumps(_KV_TRANSFER, separators=(",", ":"))]
     return flags
 
 

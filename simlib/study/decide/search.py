@@ -1,29 +1,19 @@
-"""The capacity of one deployment: an adaptive job, like the one that adds replicates.
-
-In two rounds where a decision asks for more than a first look: every deployment coarsely, then
-those that may be the best.
-"""
+"""The capacity of one deployment: adaptive, like the job that adds replicates."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from simlib.core.config import SimConfig
 from simlib.core.records import TtftDefinition
-from simlib.core.slo import Slo
-from simlib.files import read_json
-from simlib.stats.ranking import contenders
-from simlib.stats.root_finding import SCOUTS, Capacity, find_capacity
-from simlib.study.decide.first_guess import first_guess
+from simlib.stats.root_finding import SCOUTS, Capacity, find_capacity, rough_capacity
 from simlib.study.decide.load import TRACE_PARTS, Load, snapped
 from simlib.study.plan.decision import Accuracy
-from simlib.study.plan.searches import first_round_of, job_paths
 
 FRONTIER_BELOW = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 """Shares of the capacity that are measured as well, to draw attainment and the frontier."""
@@ -35,109 +25,127 @@ _UNLOADED_REQUESTS = 500
 _FEWEST_REQUESTS = 30
 
 
+Found = dict[str, Any]
+"""What is known of a deployment, as plain data."""
+
+
 def search_capacity(
-    request: Mapping[str, Any],
-    results: Path,
-    simulated: Callable[[], None] = lambda: None,
-    before: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    load: Load, name: str, accuracy: Accuracy, before: Found | None = None
+) -> Found:
     """Find the capacity of a deployment, and measure rates below and above it.
 
     Simulations that the results folder has are not run again. Where a TTFT limit is set, the
-    capacity is also found for the other definitions of TTFT, in the first round.
+    capacity is also found for the other definitions of TTFT, unless a search before this one did.
 
     Parameters
     ----------
     before
-        What a coarser search of the same deployment found: the search goes on from its rates.
+        What `scouted` or a coarser search found: this one goes on from its rates.
 
     Returns
     -------
     dict
         outcome, capacity_per_s with ends, its pseudo-values, and a row for each rate.
     """
-    config, slo = SimConfig.from_dict(request["config"]), Slo.from_dict(request["slo"])
-    accuracy = Accuracy.from_dict(request["accuracy"])
-    load = Load(config, slo, results, simulated, request["keep_requests"])
-    guess = first_guess(config, slo)
-    unloaded = before["unloaded"] if before else _unloaded(load, guess)
-    found: dict[str, Any] = {
-        "name": request["name"],
-        "config": request["config"],
-        "gpus": config.deployment.total_gpus,
-        "unloaded": unloaded,
-        "points": {unloaded["point_id"]: unloaded["replicates"]},
-        "behind": False,
-    }
-    if unloaded["attainment"] < slo.attainment:
-        reason = f"even without load {unloaded['attainment']:.1%} of the requests are within it"
-        return found | _nothing("never", reason)
-    known = {row["rate_per_s"]: row["replicates"] for row in before["rates"]} if before else {}
-    for rate, replicates in known.items():
-        load.measure(rate, replicates)
-    capacity = capacity_of(load, accuracy, guess, known=tuple(known))
+    before = before or _unsearched(load, name)
+    if before["outcome"] == "never":
+        return before
+    for row in before["rates"]:
+        load.measure(row["rate_per_s"], row["replicates"])
+    known = tuple(load.runs)
+    capacity = capacity_of(load, accuracy, known=known)
+    found = before | {"points": before["points"] | load.points()}
     if capacity.outcome == "never":
         reason = f"missed at {min(capacity.rates):g}/s, the lowest rate looked at"
-        found["points"] |= load.points()
         return found | _nothing("never", reason) | {"rates": _rows(load)}
-    if before is None:
-        _around(load, capacity, slo)
-        definitions = _by_definition(load, capacity, accuracy)
-    else:
-        definitions = before["definitions"]
-    found["points"] |= load.points()
+    if before["capacity_per_s"] is None:
+        _around(load, capacity)
+        found["definitions"] = _by_definition(load, capacity, accuracy)
     return found | {
         **described(capacity),
+        "points": found["points"] | load.points(),
         "reason": _doubt(load, capacity) or capacity.interval.reason,
+        "stopped_by": _stopped_by(load, capacity, accuracy),
         "rates": _rows(load),
-        "definitions": definitions,
     }
 
 
-def refine(
-    request: Mapping[str, Any], results: Path, simulated: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
-    """Go on with a search to the accuracy asked for, if its deployment may be the best.
+def scouted(load: Load, name: str) -> Found:
+    """Look with three replicates where the capacity is, about.
 
-    Of its architecture, per GPU. Otherwise return what the first round found: what is far behind
-    need not be known exactly.
+    Returns
+    -------
+    dict
+        at_least_per_s, by the strictest definition of TTFT, at_most_per_s, by the most lenient one;
+        a row for each rate.
     """
-    outcomes = {
-        job: read_json(job_paths(results, job)[1], "outcome") for job in first_round_of(request)
+    found = _unsearched(load, name)
+    if found["outcome"] == "never":
+        return found
+
+    def rough(of_them: np.ufunc) -> float:
+        return rough_capacity(
+            lambda rate, replicates: load.measure(rate, replicates, load.definitions, of_them),
+            target=load.slo.attainment,
+            known=tuple(load.runs),
+            **_range(load),
+        )
+
+    return found | {
+        "outcome": "scouted",
+        "at_least_per_s": rough(np.minimum),
+        "at_most_per_s": rough(np.maximum),
+        "points": found["points"] | load.points(),
+        "rates": _rows(load),
     }
-    first = outcomes[request["first"]]
-    if first["capacity_per_s"] is None:
-        return first
-    samples = {
-        job: np.array(found["log_pseudo_values"]) - math.log(found["gpus"])
-        for job, found in outcomes.items()
-        if found["log_pseudo_values"]
+
+
+def _unsearched(load: Load, name: str) -> Found:
+    """Return what is known before any search: what the unloaded system gives."""
+    unloaded = _unloaded(load)
+    found = {
+        "name": name,
+        "config": load.config.to_dict(),
+        "gpus": load.config.deployment.total_gpus,
+        "unloaded": unloaded,
+        "points": {unloaded["point_id"]: unloaded["replicates"]},
+        "at_least_per_s": 0.0,
+        "at_most_per_s": 0.0,
     }
-    if request["first"] not in contenders(samples):
-        return first | {"behind": True}
-    return search_capacity(request, results, simulated, first)
+    reason = ""
+    if unloaded["attainment"] < load.slo.attainment:
+        reason = f"even without load {unloaded['attainment']:.1%} of the requests are within it"
+    return found | _nothing("never" if reason else "", reason)
+
+
+def _range(load: Load) -> dict[str, Any]:
+    """Return where to begin a search, and its lowest rate."""
+    guess = load.first_guess
+    window_s = load.config.sim_seconds - load.config.warmup_seconds
+    fewest = 0.0 if load.replays else _FEWEST_REQUESTS / window_s
+    lowest = snapped(max(guess / _UNLOADED, fewest))
+    return {"start": max(guess, lowest), "lowest": lowest, "snap": snapped}
 
 
 def capacity_of(
     load: Load,
     accuracy: Accuracy,
-    guess: float,
     definition: TtftDefinition | None = None,
+    start: float | None = None,
     known: Sequence[float] = (),
 ) -> Capacity:
-    """Return the capacity under a load, searched from a first guess; see `find_capacity`."""
-    window_s = load.config.sim_seconds - load.config.warmup_seconds
-    fewest = 0.0 if load.replays else _FEWEST_REQUESTS / window_s
-    lowest = snapped(max(guess / _UNLOADED, fewest))
+    """Return the capacity under a load, from a first guess unless told; see `find_capacity`."""
+    limits = _range(load)
+    if start is not None:
+        limits["start"] = max(start, limits["lowest"])
+    definitions = (definition or load.config.ttft_definition,)
     return find_capacity(
-        lambda rate, replicates: load.measure(rate, replicates, definition),
+        lambda rate, replicates: load.measure(rate, replicates, definitions),
         target=load.slo.attainment,
-        start=max(guess, lowest),
-        lowest=lowest,
         relative=accuracy.relative,
         max_replicates=TRACE_PARTS if load.replays else accuracy.max_replicates,
-        snap=snapped,
         known=known,
+        **limits,
     )
 
 
@@ -161,7 +169,7 @@ def _by_definition(load: Load, own: Capacity, accuracy: Accuracy) -> dict[str, d
     others = load.definitions[1:]
     known = tuple(load.runs)
     return {
-        other: plain(described(capacity_of(load, accuracy, own.interval.estimate, other, known)))
+        other: plain(described(capacity_of(load, accuracy, other, own.interval.estimate, known)))
         for other in others
     }
 
@@ -175,9 +183,9 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _unloaded(load: Load, guess: float) -> dict[str, Any]:
+def _unloaded(load: Load) -> dict[str, Any]:
     """Return what requests get that (almost) never meet another one."""
-    rate = snapped(guess / _UNLOADED)
+    rate = snapped(load.first_guess / _UNLOADED)
     settings = load.config.to_dict()
     if load.config.arrival.process.at_rate:
         seconds = float(math.ceil(_UNLOADED_REQUESTS / rate))
@@ -188,7 +196,7 @@ def _unloaded(load: Load, guess: float) -> dict[str, Any]:
     return row
 
 
-def _around(load: Load, capacity: Capacity, slo: Slo) -> None:
+def _around(load: Load, capacity: Capacity) -> None:
     """Measure rates below and above the capacity."""
     for share in FRONTIER_BELOW:
         load.measure(snapped(share * capacity.interval.estimate), SCOUTS)
@@ -196,7 +204,7 @@ def _around(load: Load, capacity: Capacity, slo: Slo) -> None:
         rate = snapped(share * capacity.interval.estimate)
         load.measure(rate, SCOUTS)
         row = load.row(rate)
-        if row["missed"].get("ttft_s", 0.0) > 1.0 - slo.attainment:
+        if row["missed"].get("ttft_s", 0.0) > 1.0 - load.slo.attainment:
             break
         if row["stability"] == "unstable":
             break
@@ -209,6 +217,15 @@ def _doubt(load: Load, capacity: Capacity) -> str:
         if load.stability(rate).verdict == "undetermined":
             return f"at {rate:g}/s it is undetermined whether queues grow: longer runs would tell"
     return ""
+
+
+def _stopped_by(load: Load, capacity: Capacity, accuracy: Accuracy) -> str:
+    """Return what ended the search: accuracy, max_replicates or trace; empty for a step."""
+    if capacity.outcome != "found":
+        return ""
+    if capacity.interval.relative_half_width <= accuracy.relative:
+        return "accuracy"
+    return "trace" if load.replays else "max_replicates"
 
 
 def _rows(load: Load) -> list[dict[str, Any]]:
@@ -224,6 +241,7 @@ def _nothing(outcome: str, reason: str) -> dict[str, Any]:
         "method": "",
         "reason": reason,
         "replicates": 0,
+        "stopped_by": "",
         "log_pseudo_values": [],
         "rates": [],
         "definitions": {},

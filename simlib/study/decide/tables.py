@@ -14,7 +14,7 @@ from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
 from simlib.core.slo import Slo
 from simlib.files import replacing, write_json
-from simlib.study.decide.answer import answer
+from simlib.study.decide.answer import answered, searches_of
 from simlib.study.decide.frontier import frontier_lines
 from simlib.study.decide.words import page, ten_lines, turns
 from simlib.study.plan.decision import Accuracy
@@ -26,7 +26,7 @@ _PLAIN = (
     "capacity_per_s", "capacity_per_s_low", "capacity_per_s_high",
     "capacity_per_s_per_gpu", "capacity_per_s_per_gpu_low", "capacity_per_s_per_gpu_high",
     "behind_best", "behind_best_low", "behind_best_high", "tied",
-    "binding", "bottleneck", "output_tokens_per_s_per_gpu", "replicates", "reason",
+    "binding", "bottleneck", "output_tokens_per_s_per_gpu", "replicates", "stopped_by", "reason",
 )  # fmt: skip
 
 
@@ -43,11 +43,12 @@ def write_decision(study: Mapping[str, Any], results: Path, output: Path) -> lis
     answers: list[dict[str, Any]] = []
     verdicts, capacities, frontier, attained = [], [], [], []
     for number, case in enumerate(decision["cases"]):
-        searches = [_read(job_paths(results, one["search"])[1]) for one in case["deployments"]]
-        fewest = None
-        if case["fewest"] is not None:
-            fewest = _read(job_paths(results, case["fewest"])[1])
-        said = answer(case, searches, accuracy, decision["prices"], fewest)
+        jobs = {one["job"] for one in case["deployments"]} | {case["fewest"], case["slower"]} - {
+            None
+        }
+        outcomes = {job: _read(job_paths(results, job)[1]) for job in jobs}
+        searches = searches_of(case, outcomes)
+        said = answered(case, accuracy, decision["prices"], outcomes)
         config = SimConfig.from_dict(case["deployments"][0]["config"])
         answers.append({"lines": ten_lines(said, config), **said})
         where = {"case": number, **{key: case["coordinates"][key] for key in decision["factors"]}}
@@ -98,7 +99,7 @@ def _verdict_line(said: Mapping[str, Any]) -> Line:
         "margin_low": margin.get("low"),
         "margin_high": margin.get("high"),
         "reason": verdict["reason"],
-        "other_definitions": turns(said),
+        "other_definitions": ", ".join(f"{name}: {one}" for name, one in turns(said).items()),
     }
     for architecture in ("mono", "disagg"):
         best = said["best"].get(architecture) or {}
@@ -145,7 +146,7 @@ def _provenance(study: Mapping[str, Any]) -> dict[str, Any]:
         "slo": [case["slo"] for case in decision["cases"]],
         "accuracy": decision["accuracy"],
         "searches": {
-            f"{number}: {one['name']}": one["search"]
+            f"{number}: {one['name']}": one["job"]
             for number, case in enumerate(decision["cases"])
             for one in case["deployments"]
         },

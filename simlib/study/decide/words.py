@@ -11,11 +11,17 @@ from simlib.study.decide.fewest import at_least
 
 _SIDES = {"mono": "monolithic", "disagg": "disaggregated"}
 _PARTS = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E"}
-_MOST_TIES = 4
+_ENDS = {
+    "first_decode_step": "the first decode step has ended",
+    "prefill_end": "the prefill has ended",
+    "transfer_end": "the KV cache has been transferred",
+}
+_MOST_OTHERS = 8
+"""The line of the other deployments names so many."""
 
 
 def ten_lines(answer: Mapping[str, Any], config: SimConfig) -> list[str]:
-    """Return the answer, a line each: what was asked, verdict, both sides, ties, cost, doubts.
+    """Return the answer, a line each: what was asked, verdict, both sides, others, cost, doubts.
 
     Parameters
     ----------
@@ -28,7 +34,9 @@ def ten_lines(answer: Mapping[str, Any], config: SimConfig) -> list[str]:
     for architecture, best in answer["best"].items():
         said = _none(answer, architecture) if best is None else _best(best)
         lines.append(f"Best {_SIDES[architecture]}: {said}")
-    lines += [line for line in (_ties(answer), _fewest(answer), _cost(answer)) if line]
+    lines += [
+        line for line in (_others(answer), _fewest(answer), _cost(answer), _longer(answer)) if line
+    ]
     lines += _doubts(answer, config)
     return lines
 
@@ -62,7 +70,9 @@ def _asked(answer: Mapping[str, Any], config: SimConfig) -> str:
     gpus = ", ".join(
         f"{n} {name}" if name != "gpu" else f"{n} GPUs" for name, n in hardware.items()
     )
-    what = config.latency.model if config.serving == "batching" else "a token-rate model"
+    what = "a token-rate model"
+    if config.serving == "batching":
+        what = f"{config.latency.model} ({config.latency.precision})"
     return f"{what} on {gpus}; {workload(config)}; SLO: {objective(answer['slo'])}"
 
 
@@ -97,7 +107,7 @@ def _verdict(answer: Mapping[str, Any]) -> str:
     return (
         f"Verdict: {claim}{reason}. The best disaggregated deployment carries "
         f"{abs(margin['estimate']):.1%} {more} than the best monolithic one "
-        f"(95%: {_signed(margin['low'])} to {_signed(margin['high'])})."
+        f"(95% interval: {_signed(margin['low'])} to {_signed(margin['high'])})."
     )
 
 
@@ -121,21 +131,48 @@ def _best(line: Mapping[str, Any]) -> str:
         f"({line['capacity_per_s_low']:.3g} to {line['capacity_per_s_high']:.3g}), "
         f"{line['capacity_per_s_per_gpu']:.3g} per GPU"
     )
-    limit = f"{_PARTS[line['binding']]} binds" if line["binding"] else "nothing binds"
+    limit = f"{_PARTS[line['binding']]} limits it" if line["binding"] else "nothing limits it"
     if line["outcome"] == "stability":
         limit = "beyond it queues grow without end"
-    pools = {"prefill": ", prefill pool", "decode": ", decode pool", "link": ", KV link"}
-    pool = pools.get(line["bottleneck"], "")
-    return f"{line['deployment']}: {capacity}; {limit}{pool}."
+    places = {"prefill": ", in the prefill pool", "decode": ", in the decode pool",
+              "link": ", on the KV link"}  # fmt: skip
+    return (
+        f"{line['deployment']}{_in_words(line['pools'])}: {capacity}; "
+        f"{limit}{places.get(line['bottleneck'], '')}."
+    )
 
 
-def _ties(answer: Mapping[str, Any]) -> str:
-    tied: Sequence[str] = answer["tied_with_best"]
-    if len(tied) < 2:
-        return ""
-    shown = ", ".join(tied[:_MOST_TIES])
-    more = f" and {len(tied) - _MOST_TIES} more" if len(tied) > _MOST_TIES else ""
-    return f"As good as the best, as far as can be told: {shown}{more}."
+def _in_words(pools: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say what a name such as ``2P TP2 + 1D TP4`` means; nothing of pools that serve by the GPU."""
+    said = []
+    for name, pool in pools.items():
+        if "gpu" not in pool:
+            return ""
+        replicas, gpus = pool["replicas"], pool["gpus_per_replica"]
+        kind = "" if name == "gpu" else f"{name} "
+        each = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+        said.append(f"{replicas} {kind}{'replica' if replicas == 1 else 'replicas'} of {each}")
+    return f" ({', '.join(said)})"
+
+
+def _others(answer: Mapping[str, Any]) -> str:
+    """Give the capacities of the rest of the field, with those that may be as good as the best."""
+    named = {line["deployment"] for line in answer["best"].values() if line is not None}
+    rest = [line for line in answer["deployments"] if line["deployment"] not in named]
+    able = [line for line in rest if line["capacity_per_s"] is not None]
+    said = [
+        f"{line['deployment']} {line['capacity_per_s']:.3g}"
+        + (" (may be as good as the best)" if line["tied"] else "")
+        for line in able[:_MOST_OTHERS]
+    ]
+    for count, what in (
+        (len(able) - _MOST_OTHERS, "with less"),
+        (sum(line["outcome"] == "far behind" for line in rest), "far behind"),
+        (sum(line["outcome"] == "never" for line in rest), "that cannot meet the SLO"),
+    ):
+        if count > 0:
+            said.append(f"{count} {'more ' if what == 'with less' else ''}{what}")
+    return f"Others, requests/s: {', '.join(said)}." if said else ""
 
 
 def _fewest(answer: Mapping[str, Any]) -> str:
@@ -144,10 +181,11 @@ def _fewest(answer: Mapping[str, Any]) -> str:
         return ""
     rate = fewest["rate_per_s"]
     if fewest["gpus"] is not None:
-        maybe = "; ".join(f"{m['gpus']} ({m['deployment']})" for m in fewest["maybe"])
-        also = f"; too close to call with {maybe}" if maybe else ""
+        maybe = " and ".join(f"{m['gpus']} ({m['deployment']})" for m in fewest["maybe"])
+        also = f"; too close to call for {maybe}" if maybe else ""
         return (
-            f"Fewest GPUs for {rate:g} requests/s: {fewest['gpus']} ({fewest['deployment']}){also}."
+            f"Fewest GPUs for {rate:g} requests/s: {fewest['gpus']}, with which "
+            f"{fewest['deployment']} carries it{also}."
         )
     able = [line for line in answer["best"].values() if line is not None]
     most = f"no deployment of up to {fewest['looked_up_to']} GPUs carries {rate:g} requests/s"
@@ -164,14 +202,34 @@ def _cost(answer: Mapping[str, Any]) -> str:
     best = max(able, key=lambda line: float(line["capacity_per_s_per_gpu"]))
     said = []
     if best["cost"]:
-        low = best["cost"]["usd_per_million_output_tokens_low"]
-        high = best["cost"]["usd_per_million_output_tokens_high"]
-        price = f"${low:.3g}" if low == high else f"${low:.3g} to ${high:.3g}"
-        said.append(f"{price} per million output tokens at capacity")
+        price = _dollars(best["cost"], "usd_per_gpu_hour")
+        tokens = _dollars(best["cost"], "usd_per_million_output_tokens")
+        said.append(
+            f"at {price} per GPU and hour it takes {tokens} per million output tokens at capacity"
+        )
     if best["energy"]:
         joules = best["energy"]["joules_per_output_token_at_most"]
-        said.append(f"at most {joules:.2g} J of GPU energy per output token")
-    return f"{best['deployment']}: {'; '.join(said)}." if said else ""
+        said.append(f"at most {joules:.2g} J per output token, at the GPUs' power limit")
+    return f"Cost of {best['deployment']}: {'; '.join(said)}." if said else ""
+
+
+def _dollars(cost: Mapping[str, Any], what: str) -> str:
+    low, high = cost[f"{what}_low"], cost[f"{what}_high"]
+    return f"${low:.3g}" if low == high else f"${low:.3g} to ${high:.3g}"
+
+
+def _longer(answer: Mapping[str, Any]) -> str:
+    """Say what error of the step latencies the verdict stands."""
+    asked = answer["longer_steps"]
+    if asked is None:
+        return ""
+    said = ""
+    for one in asked["verdicts"]:
+        if one["claim"] != answer["verdict"]["claim"]:
+            said += f"{'; ' if said else ''}{one['error']:.0%} longer: {one['claim']}"
+            break
+        said = f"{one['error']:.0%} longer: the same verdict"
+    return f"If only the steps of {asked['deployment']} took longer than simulated: {said}."
 
 
 def _doubts(answer: Mapping[str, Any], config: SimConfig) -> list[str]:
@@ -180,30 +238,45 @@ def _doubts(answer: Mapping[str, Any], config: SimConfig) -> list[str]:
         for line in answer["best"].values()
         if line is not None and line["reason"]
     ]
-    hardware = "equal hardware" if answer["equal_hardware"] else "UNEQUAL hardware, so per GPU"
+    hardware = "hardware equal" if answer["equal_hardware"] else "hardware UNEQUAL, so per GPU"
     sure = (
-        f"How sure: {len(answer['deployments'])} deployments, {answer['simulations']} simulations, "
-        f"{hardware}, 95% intervals over common random numbers. {_definitions(answer, config)}"
+        f"How sure: {answer['simulations']} simulations of {len(answer['deployments'])} "
+        f"deployments, {hardware}, the same requests for all. {_definitions(answer, config)}"
+        f"{_stopped(answer)}"
     )
     return [sure, *([f"Doubtful: {'; '.join(doubts)}."] if doubts else [])]
 
 
+def _stopped(answer: Mapping[str, Any]) -> str:
+    """Name the best deployments whose search ended before it was as exact as asked for."""
+    said = [
+        f"{line['deployment']} ({line['replicates']})"
+        for line in answer["best"].values()
+        if line is not None and line["stopped_by"] == "max_replicates"
+    ]
+    return f" Less exact than asked for, by max_replicates: {', '.join(said)}." if said else ""
+
+
 def _definitions(answer: Mapping[str, Any], config: SimConfig) -> str:
     """Say where TTFT ends, and what the verdict is where other systems end it."""
-    here = f"TTFT ends at {config.ttft_definition}"
+    here = f"TTFT counts until {_ENDS[config.ttft_definition]}"
     others, claim = answer["other_definitions"], answer["verdict"]["claim"]
     turned = turns(answer)
     if turned:
-        return f"{here}; the verdict depends on that: {turned}."
+        there = "; ".join(
+            f"until {_ENDS[name]} it would be: {said}" for name, said in turned.items()
+        )
+        return f"{here}; the verdict depends on that: {there}."
     if others and all(one["claim"] == claim for one in others.values()):
-        return f"{here}; at {' and '.join(others)} the verdict is the same."
+        there = " or ".join(_ENDS[name] for name in others)
+        return f"{here}; counted until {there}, the verdict is the same."
     return f"{here}."
 
 
-def turns(answer: Mapping[str, Any]) -> str:
-    """Return the verdicts at other definitions of TTFT that differ; empty if none does."""
-    return ", ".join(
-        f"{definition}: {one['claim']} ({_signed(one['margin']['estimate'])})"
+def turns(answer: Mapping[str, Any]) -> dict[str, str]:
+    """Return the verdicts at other definitions of TTFT that differ, with their margin."""
+    return {
+        definition: f"{one['claim']} ({_signed(one['margin']['estimate'])})"
         for definition, one in answer["other_definitions"].items()
         if one["claim"] != answer["verdict"]["claim"]
-    )
+    }

@@ -19,7 +19,7 @@ from simlib.study.jobs.verify import LEDGER, decision_path
 from simlib.study.plan.grid import resolve
 from simlib.study.plan.precise import request_of
 from simlib.study.plan.resolved import ResolvedStudy, Row
-from simlib.study.plan.searches import ANSWER, first_round_of, job_paths
+from simlib.study.plan.searches import ANSWER, job_paths
 from simlib.study.plan.spec import StudyFile
 
 # Measured for each engine, both deployments, and rounded up. What is asked for is more: memory
@@ -152,10 +152,10 @@ class Plan:
         """Return what each table of measured kernels depends on, by the name of its file."""
         return table_requests(self._configs[point_id])
 
-    def first_round(self, job: str) -> list[str]:
-        """Return the outcomes that a job of a decision's second round reads."""
+    def outcomes_read(self, job: str) -> list[str]:
+        """Return the outcomes of the round before that a job of a decision reads."""
         requests = next(s.jobs() for s in self.studies.values() if job in s.jobs())
-        return [str(job_paths(self.named, one)[1]) for one in first_round_of(requests[job])]
+        return [str(job_paths(self.named, one)[1]) for one in requests[job]["reads"]]
 
     def tables_of_job(self, job: str) -> list[str]:
         """Return the tables of measured kernels that the job of a decision reads."""

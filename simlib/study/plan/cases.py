@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,15 +15,18 @@ from simlib.latency import catalog
 from simlib.study.plan.decision import ANY_GPU, Accuracy, Decision, DeploymentSpace
 from simlib.study.plan.deployments import Deployment, deployments_of
 from simlib.study.plan.searches import (
-    check_request,
+    SEARCHED_IN_FULL,
+    Round,
+    check_objective,
     fewest_id,
     fewest_request,
-    refined_id,
-    refined_request,
+    round_id,
+    round_request,
     screening,
-    search_id,
-    search_request,
+    shared_out,
 )
+
+_SIDES = ("mono", "disagg")
 
 
 @dataclass(frozen=True)
@@ -44,49 +47,63 @@ class Case:
 
     @cached_property
     def jobs(self) -> dict[str, dict[str, Any]]:
-        """The requests of all jobs, by identity."""
+        """The requests of all jobs, by identity; each after those that it reads."""
         extra = {} if self.fewest is None else {fewest_id(self.fewest): self.fewest}
-        return {**self.searches, **dict(self.refined.values()), **extra}
+        rounds = {job: request for jobs in self._rounds.values() for job, request in jobs.items()}
+        return {**rounds, **self.slower, **extra}
 
     @cached_property
-    def searches(self) -> dict[str, dict[str, Any]]:
-        """The request of each deployment's search, the first round's, by its identity."""
-        return {
-            self._first[one.name]: search_request(
-                one.config, self.slo, self._screening, one.name, keep_requests=self.keep_requests
-            )
-            for one in self.deployments
-        }
+    def slower(self) -> dict[str, dict[str, Any]]:
+        """The job that asks what errors of latencies the verdict stands; none without a verdict.
 
-    @cached_property
-    def refined(self) -> dict[str, tuple[str, dict[str, Any]]]:
-        """The second round's job of each deployment, by its name; none if one round is enough."""
-        if self._screening == self.accuracy:
+        A break point asks for many verdicts, none of which needs this.
+        """
+        if self.coordinates or len(self._rounds) < len(_SIDES):
             return {}
-        rivals: dict[str, list[str]] = {}
-        for one in self.deployments:
-            rivals.setdefault(one.architecture, []).append(self._first[one.name])
-        found = {}
-        for one in self.deployments:
-            first = self._first[one.name]
-            request = refined_request(
-                self.searches[first], self.accuracy, first, rivals[one.architecture]
-            )
-            found[one.name] = (refined_id(request), request)
-        return found
-
-    @property
-    def _screening(self) -> Accuracy:
-        return screening(self.accuracy, len(self.deployments))
+        coarse = screening(self.accuracy, len(self.deployments))
+        return dict([self._job("slower", [], coarse, sorted(set(self.answered_by.values())))])
 
     @cached_property
-    def _first(self) -> dict[str, str]:
-        """The first round's job of each deployment, by its name."""
-        keep = self.keep_requests
+    def answered_by(self) -> dict[str, str]:
+        """The job of the last round that has each deployment, by its name."""
         return {
-            one.name: search_id(one.config, self.slo, self._screening, keep_requests=keep)
-            for one in self.deployments
+            one["name"]: job
+            for jobs in self._rounds.values()
+            for job, request in jobs.items()
+            for one in request["deployments"]
         }
+
+    @cached_property
+    def _rounds(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """The jobs by identity, by architecture, those of the last round at the end."""
+        fields: dict[str, list[Deployment]] = {}
+        for one in self.deployments:
+            fields.setdefault(one.architecture, []).append(one)
+        return {architecture: self._jobs_of(field) for architecture, field in fields.items()}
+
+    def _jobs_of(self, field: list[Deployment]) -> dict[str, dict[str, Any]]:
+        coarse = screening(self.accuracy, len(self.deployments))
+        scouts, refined = {}, {}
+        if len(field) > SEARCHED_IN_FULL:
+            scouts = dict(self._job("scout", part, coarse) for part in shared_out(field))
+        searches = dict(
+            self._job("search", part, coarse, list(scouts)) for part in shared_out(field)
+        )
+        if coarse != self.accuracy:
+            refined = dict([self._job("refine", field, self.accuracy, list(searches))])
+        return {**scouts, **searches, **refined}
+
+    def _job(
+        self,
+        what: Round,
+        deployments: Sequence[Deployment],
+        accuracy: Accuracy,
+        reads: Sequence[str] = (),
+    ) -> tuple[str, dict[str, Any]]:
+        request = round_request(
+            what, deployments, self.slo, accuracy, reads=reads, keep_requests=self.keep_requests
+        )
+        return round_id(request, deployments), request
 
     def to_dict(self) -> dict[str, Any]:
         """Return what tables need."""
@@ -95,6 +112,7 @@ class Case:
             "slo": self.slo.to_dict(),
             "left_out": self.left_out,
             "fewest": None if self.fewest is None else fewest_id(self.fewest),
+            "slower": next(iter(self.slower), None),
             "deployments": [
                 {
                     "name": one.name,
@@ -102,7 +120,7 @@ class Case:
                     "gpus": one.gpus,
                     "hardware": one.hardware,
                     "config": one.config.to_dict(),
-                    "search": self.refined[one.name][0] if self.refined else self._first[one.name],
+                    "job": self.answered_by[one.name],
                 }
                 for one in self.deployments
             ],
@@ -157,6 +175,6 @@ def _case(settings: Mapping[str, Any], decision: Decision, coordinates: dict[str
         fewest,
         decision.keep_requests,
     )
-    for request in case.searches.values():
-        check_request(request)
+    for one in found.deployments:
+        check_objective(one.config, slo)
     return case

@@ -93,7 +93,7 @@ class Accuracy(ConfigModel):
 
     relative: PositiveFloat = 0.02
     """Half width of a capacity's 95% interval over the estimate."""
-    max_replicates: int = Field(default=100, ge=3)
+    max_replicates: int = Field(default=200, ge=3)
     """Where to stop in any case."""
     indifference: float = Field(default=0.02, ge=0, lt=1)
     """Deployments whose capacities differ by less are as good as each other."""

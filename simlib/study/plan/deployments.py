@@ -140,7 +140,10 @@ def _token_rate(
     base: Mapping[str, Any], wanted: DeploymentSpace
 ) -> tuple[list[Deployment], dict[str, str]]:
     """Return deployments whose GPUs serve one request each: only their numbers vary."""
-    _, gpus = wanted.hardware()
+    name, gpus = wanted.hardware()
+    if name is not None:
+        allowed = "a number: token rates know no GPUs by name (serving: batching does, for a model)"
+        raise InvalidParameterError("deployments.gpus", wanted.gpus, allowed)
     if wanted.tensor_parallel or wanted.axes or wanted.data_parallel_size != [1]:
         raise InvalidParameterError(
             "deployments", wanted.to_dict(), "gpus and architectures only (serving: token_rate)"
@@ -221,8 +224,11 @@ def _fitting(
         try:
             deployment_of(config.batching, config.latency, config.own)
         except InvalidParameterError as error:
-            if error.name.endswith(".gpu") or error.name == "latency.model":
-                raise  # unknown, whatever the parallelism
+            if error.name.endswith(".gpu"):  # unknown, whatever the parallelism
+                allowed = f"of {error.allowed}"
+                raise InvalidParameterError("deployments.gpus", error.got, allowed) from None
+            if error.name == "latency.model":
+                raise
             where = f" ({error.where})" if error.where else ""
             left_out[one.name] = f"must be {error.allowed}{where}"
             continue

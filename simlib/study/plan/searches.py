@@ -1,32 +1,45 @@
 """What the jobs of a decision are asked, who they are, and where that is kept.
 
-A decision looks at many deployments and cares about the best. So there are two rounds: a search of
-every deployment to `SCREENING`, then one of each that goes on to the accuracy asked for if the
-deployment may still be the best of its architecture, and repeats what the first one found if not.
+A decision looks at many deployments and cares about the best. So there are rounds, each of which
+reads what the one before it found of the deployments of an architecture:
+
+- ``scout``, in a large field: three replicates say roughly what each deployment carries;
+- ``search``: each deployment to `SCREENING`, but for those that scouts found far behind;
+- ``refine``: those that may still be the best, to the accuracy asked for;
+- ``slower``, of both architectures: the best of all once more, as if its steps took longer.
+
+Starting a job costs more than searching a small system, so some deployments share one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from simlib.core.config import SimConfig
 from simlib.core.model_version import MODEL_VERSION
 from simlib.core.slo import Slo
 from simlib.errors import InvalidParameterError
 from simlib.study.plan.decision import Accuracy, DeploymentSpace
+from simlib.study.plan.deployments import Deployment
 from simlib.study.plan.identity import ANALYSIS_ONLY, digest, essential
 from simlib.workload.arrivals import ARRIVALS
 
+Round = Literal["scout", "search", "refine", "slower"]
 ANSWER = "answer.html"
 """The answer in words, among the tables."""
 SCREENING = Accuracy(relative=0.1, max_replicates=18)
 """Enough to tell most deployments from the best."""
+SEARCHED_IN_FULL = 24
+"""A field of more deployments (of an architecture) is scouted first."""
+TOGETHER = 8
+"""So many deployments share a job at most."""
 
 
 def screening(accuracy: Accuracy, deployments: int) -> Accuracy:
-    """Return how exactly a first round searches; as asked for where that is enough."""
+    """Return how exactly a round before the last searches; as asked for where that is enough."""
     if deployments == 1:
         return accuracy
     coarser = {
@@ -42,79 +55,64 @@ def job_paths(results: Path, job: str) -> tuple[Path, Path]:
     return folder / f"{job}.request.json", folder / f"{job}.json"
 
 
-def search_request(
-    config: SimConfig, slo: Slo, accuracy: Accuracy, name: str, *, keep_requests: bool = False
-) -> dict[str, Any]:
-    """Return what the job needs to know, as plain data."""
-    return {
-        "name": name,
-        "config": config.to_dict(),
-        "slo": slo.to_dict(),
-        "accuracy": accuracy.to_dict(),
-        "keep_requests": keep_requests,
-    }
+def shared_out(field: Sequence[Deployment]) -> list[Sequence[Deployment]]:
+    """Return the deployments that share a job; neighbours, which cost alike, do not."""
+    jobs = math.ceil(len(field) / TOGETHER)
+    return [field[job::jobs] for job in range(jobs)]
 
 
-def refined_request(
-    request: Mapping[str, Any], accuracy: Accuracy, first: str, rivals: Sequence[str]
+def round_request(
+    what: Round,
+    deployments: Sequence[Deployment],
+    slo: Slo,
+    accuracy: Accuracy,
+    *,
+    reads: Sequence[str] = (),
+    keep_requests: bool = False,
 ) -> dict[str, Any]:
-    """Return what the second round's job needs to know.
+    """Return what the job of a round needs to know, as plain data.
 
     Parameters
     ----------
-    request
-        Of the first round.
-    accuracy
-        To reach.
-    first
-        The first round's job of this deployment.
-    rivals
-        The first round's jobs of all deployments of its architecture, its own among them.
+    reads
+        The jobs of the round before, of all deployments of this architecture.
     """
     return {
-        **request,
+        "round": what,
+        "deployments": [{"name": one.name, "config": one.config.to_dict()} for one in deployments],
+        "slo": slo.to_dict(),
         "accuracy": accuracy.to_dict(),
-        "first": first,
-        "rivals": list(rivals),
+        "keep_requests": keep_requests,
+        "reads": list(reads),
     }
 
 
-def first_round_of(request: Mapping[str, Any]) -> list[str]:
-    """Return the jobs whose outcomes a job reads."""
-    return list(request.get("rivals", ()))
-
-
-def search_id(
-    config: SimConfig, slo: Slo, accuracy: Accuracy, *, keep_requests: bool = False
-) -> str:
-    """Return the identity of the search: of all that can change its outcome, but not the rate."""
-    settings = essential(config)
-    settings["arrival"] = {k: v for k, v in settings["arrival"].items() if k != "rate_per_s"}
-    return digest(
-        {
-            "model_version": MODEL_VERSION,
-            "config": settings,
-            "classes": config.to_dict()["request_classes"] if slo.classes else None,
-            **{key: getattr(config, key) for key in ANALYSIS_ONLY},
-            "slo": slo.to_dict(),
-            "relative": accuracy.relative,
-            "max_replicates": accuracy.max_replicates,
-            "keep_requests": keep_requests,
-        }
-    )
-
-
-def refined_id(request: Mapping[str, Any]) -> str:
-    """Return the identity of a second round's job."""
+def round_id(request: Mapping[str, Any], deployments: Sequence[Deployment]) -> str:
+    """Return the identity of the job: of all that can change its outcome, but not the rate."""
     accuracy = request["accuracy"]
     return digest(
         {
-            "first": request["first"],
-            "rivals": request["rivals"],
+            "model_version": MODEL_VERSION,
+            "round": request["round"],
+            "deployments": [_identity(one, request["slo"]) for one in deployments],
+            "slo": request["slo"],
             "relative": accuracy["relative"],
             "max_replicates": accuracy["max_replicates"],
+            "keep_requests": request["keep_requests"],
+            "reads": request["reads"],
         }
     )
+
+
+def _identity(one: Deployment, slo: Mapping[str, Any]) -> dict[str, Any]:
+    settings = essential(one.config)
+    settings["arrival"] = {k: v for k, v in settings["arrival"].items() if k != "rate_per_s"}
+    return {
+        "name": one.name,
+        "config": settings,
+        "classes": one.config.to_dict()["request_classes"] if slo["classes"] else None,
+        **{key: getattr(one.config, key) for key in ANALYSIS_ONLY},
+    }
 
 
 def check_has_rate(config: SimConfig) -> None:
@@ -125,9 +123,8 @@ def check_has_rate(config: SimConfig) -> None:
         raise InvalidParameterError("arrival.kind", config.arrival.kind, allowed)
 
 
-def check_request(request: dict[str, Any]) -> None:
-    """Refuse a request whose parts do not fit together, before any job starts."""
-    config, slo = SimConfig.from_dict(request["config"]), Slo.from_dict(request["slo"])
+def check_objective(config: SimConfig, slo: Slo) -> None:
+    """Refuse a deployment and an objective that do not fit together, before any job starts."""
     slo.check_classes(config)
     check_has_rate(config)
 
@@ -137,6 +134,8 @@ def fewest_request(
 ) -> dict[str, Any]:
     """Return what the job needs to know, as plain data."""
     return {
+        "round": "fewest",
+        "reads": [],
         "settings": SimConfig.from_dict(dict(settings)).to_dict(),
         "deployments": space.to_dict(),
         "slo": slo.to_dict(),
