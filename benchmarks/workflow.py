@@ -91,9 +91,16 @@ def sweep(checkout: Path, cores: int, points: int) -> dict[str, Cost]:
     return costs
 
 
+def two_sides(text: str) -> int:
+    """Return a number of points: as many rates of each of the two sides, one at least."""
+    if not text.isdigit() or int(text) < 2 or int(text) % 2:
+        raise argparse.ArgumentTypeError(f"an even number of points, 2 or more, not {text}")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--points", type=int, nargs="+", default=[1000])
+    parser.add_argument("--points", type=two_sides, nargs="+", default=[1000])
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--against", type=Path, help="another checkout, with a .venv")
     arguments = parser.parse_args()

@@ -8,7 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simlib.core.batching import LinkConfig
-from simlib.latency import catalog
+from simlib.core.config import SimConfig
+from simlib.core.records import RequestRecords, in_window
+from simlib.core.summary import pool_gpus, service_seconds
+from simlib.latency import catalog, protocol
+from simlib.latency.protocol import LatencyModel
 from simlib.latency.roofline import RooflineLatency
 from simlib.latency.steps import StepTable
 from simlib.latency.table import LatencyTable
@@ -107,4 +111,30 @@ def rooflines(**overheads: float) -> dict[str, RooflineLatency]:
             **overheads,
         ),
         "parts": make("qwen3-30b-a3b", gpu, 1, data_parallel_size=2, **overheads),
+    }
+
+
+def decode_run_s(latency: LatencyModel, batch: int, context: int, steps: int) -> float:
+    """Return what the engine takes for the seconds of `steps` iterations that only decode."""
+    return protocol.decode_run_s(latency.formula.decode, latency.parameters, batch, context, steps)
+
+
+def decode_steps_within(latency: LatencyModel, batch: int, context: int, budget_s: float) -> int:
+    """Return how many whole steps the engine lets begin within a budget."""
+    return protocol.decode_steps_within(
+        latency.formula.decode, latency.parameters, batch, context, budget_s
+    )
+
+
+def offered_load(records: RequestRecords, config: SimConfig) -> dict[str, float]:
+    """Return rho of each pool: the service that the requests in the window ask for.
+
+    Exact from the lengths; whether and when they were served does not matter.
+    """
+    counted = in_window(records, config.warmup_seconds, config.sim_seconds)
+    available_s = config.sim_seconds - config.warmup_seconds
+    gpus = pool_gpus(config)
+    return {
+        pool: float(seconds[counted].sum()) / (gpus[pool] * available_s)
+        for pool, seconds in service_seconds(records, config).items()
     }

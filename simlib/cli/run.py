@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import click
 
 from simlib import __version__
-from simlib.cli.distributions import _log_to_real, describe, sampled
+from simlib.cli.distributions import describe, sampled
 from simlib.cli.group import Group, Lazy
 from simlib.cli.options import configures, overrides_of
+from simlib.workload.lognormal import log_to_real as _log_to_real
 
 if TYPE_CHECKING:  # what simulates is imported by the commands that simulate
     from simlib.core.config import Engine, Mode, SimConfig

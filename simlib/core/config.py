@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -27,12 +26,14 @@ from simlib.core.validation import (
 from simlib.errors import InvalidParameterError
 from simlib.latency import catalog
 from simlib.workload.arrivals import ARRIVALS, ArrivalKind, ArrivalName
+from simlib.workload.length_kinds import LENGTHS, LengthKind, LengthName
 from simlib.workload.lengths import MAX_TOKENS
+from simlib.workload.lognormal import p50_p90_to_log as _p50_p90_to_log_params
+from simlib.workload.lognormal import real_mean_std_to_log as _real_mean_std_to_log_params
 
 DEFAULT_RANDOM_SEED = 42
 DEFAULT_SIM_SECONDS = 600.0
 DEFAULT_WARMUP_SECONDS = 60.0
-P90_OF_STANDARD_NORMAL = 1.2815515655446004
 MAX_REQUESTS = 10**9
 """Most requests that a run may be expected to draw: 24 GB of columns."""
 MAX_CONCURRENCY = 10**6
@@ -41,7 +42,12 @@ MAX_CONCURRENCY = 10**6
 Mode = Literal["mono", "disagg"]
 Engine = Literal["fast", "simpy"]
 Serving = Literal["token_rate", "batching"]
-TOKEN_MODES = ("log", "real_mean_std", "p50_p90", "fixed", "uniform", "exponential", "empirical")
+REAL_SPACE = {
+    "real_mean_std": (("mean", "std"), _real_mean_std_to_log_params),
+    "p50_p90": (("p50", "p90"), _p50_p90_to_log_params),
+}
+"""Modes that input may have for ``log``: their keys in tokens, and what turns their values."""
+TOKEN_MODES = tuple(dict.fromkeys(("log", *REAL_SPACE, *LENGTHS)))
 
 
 class ArrivalConfig(ConfigModel):
@@ -89,7 +95,7 @@ class TokenDistribution(ConfigModel):
     become ``log``.
     """
 
-    mode: Literal["log", "fixed", "uniform", "exponential", "empirical"] = "log"
+    mode: LengthName = "log"
     mean: FiniteFloat = 6.0
     """``log``: mean of the logarithm; ``exponential``: mean in tokens."""
     sigma: NonNegativeFloat = 0.9
@@ -112,42 +118,20 @@ class TokenDistribution(ConfigModel):
 
     @model_validator(mode="after")
     def _mode_has_what_it_needs(self) -> Self:
-        if self.mode == "fixed" and self.value is None:
-            raise InvalidParameterError("value", None, "given in tokens (mode: fixed)")
-        if self.mode == "empirical" and not self.path:
-            raise InvalidParameterError("path", self.path, "a file of lengths (mode: empirical)")
-        if self.mode == "uniform":
-            for name in ("low", "high"):
-                if getattr(self, name) is None:
-                    raise InvalidParameterError(name, None, "given in tokens (mode: uniform)")
-            if self.high < self.low:  # type: ignore[operator]
-                raise InvalidParameterError("high", self.high, f">= low ({self.low}) tokens")
         for name in ("min_value", "value", "low", "high"):
             if (getattr(self, name) or 0) > MAX_TOKENS:
                 raise InvalidParameterError(name, getattr(self, name), f"<= {MAX_TOKENS} tokens")
-        if self.mode == "exponential" and not 0 < self.mean <= MAX_TOKENS:
-            raise InvalidParameterError(
-                "mean", self.mean, f"> 0 and <= {MAX_TOKENS} tokens (mode: exponential)"
-            )
-        # a product and not a power: ** raises OverflowError where the product is inf
-        if self.mode == "log" and self.mean + 0.5 * self.sigma * self.sigma > math.log(MAX_TOKENS):
-            raise InvalidParameterError(
-                "mean",
-                self.mean,
-                "in log space, with a real mean below 1e9 tokens (for tokens, mode: real_mean_std)",
-            )
+        self.kind.check(self)
         return self
+
+    @property
+    def kind(self) -> LengthKind:
+        """What the mode is."""
+        return LENGTHS[self.mode]
 
     def essential(self) -> dict[str, Any]:
         """Return only what the mode uses: two equal distributions give equal dicts."""
-        keys = {
-            "log": ("mean", "sigma", "min_value"),
-            "fixed": ("value",),
-            "uniform": ("low", "high"),
-            "exponential": ("mean", "min_value"),
-            "empirical": ("path",),
-        }[self.mode]
-        return {"mode": self.mode, **{key: getattr(self, key) for key in keys}}
+        return {"mode": self.mode, **{key: getattr(self, key) for key in self.kind.keys}}
 
 
 class PromptConfig(TokenDistribution):
@@ -386,10 +370,9 @@ def _to_log_space(data: dict[str, Any]) -> dict[str, Any]:
     mode = data.get("mode", "log")
     if mode not in TOKEN_MODES:
         raise InvalidParameterError("mode", mode, "one of " + ", ".join(TOKEN_MODES))
-    if mode not in ("real_mean_std", "p50_p90"):
+    if mode not in REAL_SPACE:
         return data
-    names = ("mean", "std") if mode == "real_mean_std" else ("p50", "p90")
-    convert = _real_mean_std_to_log_params if mode == "real_mean_std" else _p50_p90_to_log_params
+    names, convert = REAL_SPACE[mode]
     rest = {key: value for key, value in data.items() if key not in (*names, "mode")}
     for key in rest:
         if key != "min_value":
@@ -410,29 +393,3 @@ def _number(data: dict[str, Any], name: str, mode: str) -> float:
         raise InvalidParameterError(
             name, data.get(name), f"a number of tokens (mode: {mode})"
         ) from None
-
-
-def _real_mean_std_to_log_params(mean: float, std: float) -> tuple[float, float]:
-    """Return (mu, sigma) in log space of the lognormal with this mean and deviation in tokens.
-
-    sigma² = ln(1 + (std/mean)²), mu = ln(mean) - sigma²/2.
-    """
-    if not (mean > 0 and math.isfinite(mean)):
-        raise InvalidParameterError("mean", mean, "> 0 tokens")
-    if not (std >= 0 and math.isfinite(std)):
-        raise InvalidParameterError("std", std, ">= 0 tokens")
-    ratio = std / mean
-    variance = math.log1p(ratio * ratio)
-    return math.log(mean) - 0.5 * variance, math.sqrt(variance)
-
-
-def _p50_p90_to_log_params(p50: float, p90: float) -> tuple[float, float]:
-    """Return (mu, sigma) in log space of the lognormal with this median and 90th percentile.
-
-    mu = ln(p50), sigma = ln(p90/p50) / z(0.9).
-    """
-    if not (p50 > 0 and math.isfinite(p50)):
-        raise InvalidParameterError("p50", p50, "> 0 tokens")
-    if not (p90 >= p50 and math.isfinite(p90)):
-        raise InvalidParameterError("p90", p90, f">= p50 ({p50:g}) tokens")
-    return math.log(p50), math.log(p90 / p50) / P90_OF_STANDARD_NORMAL

@@ -7,16 +7,11 @@ from typing import Any
 
 from simlib.errors import InvalidParameterError
 from simlib.workload.arrivals import ARRIVALS
+from simlib.workload.length_kinds import LENGTHS
 
 _LENGTHS = {
-    "log": ("sigma", "min_value"),
-    "real_mean_std": ("min_value",),
-    "p50_p90": ("min_value",),
-    "fixed": ("value",),
-    "uniform": ("low", "high"),
-    "exponential": ("min_value",),
-    "empirical": ("path",),
-}
+    name: tuple(key for key in kind.keys if key != "mean") for name, kind in LENGTHS.items()
+} | {"real_mean_std": ("min_value",), "p50_p90": ("min_value",)}
 _KEPT: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
     "arrival": (
         "kind",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simlib.core.config import SimConfig, TokenDistribution
+from simlib.core.config import SimConfig
 from simlib.errors import InvalidParameterError
 from simlib.workload import lengths
 from simlib.workload.requests import Requests
@@ -33,11 +33,11 @@ def sample_requests(config: SimConfig, replicate: int = 0) -> Requests:
     n = len(arrival_s)
     return Requests(
         arrival_s=arrival_s,
-        prompt_tokens=_tokens(
-            n, config.prompt_tokens, generator(seed, replicate, Stream.PROMPT_TOKENS)
+        prompt_tokens=config.prompt_tokens.kind.draw(
+            config.prompt_tokens, n, generator(seed, replicate, Stream.PROMPT_TOKENS)
         ),
-        output_tokens=_tokens(
-            n, config.output_tokens, generator(seed, replicate, Stream.OUTPUT_TOKENS)
+        output_tokens=config.output_tokens.kind.draw(
+            config.output_tokens, n, generator(seed, replicate, Stream.OUTPUT_TOKENS)
         ),
     )
 
@@ -98,7 +98,7 @@ def check_lengths(config: SimConfig) -> None:
     if config.arrival.process.replayed:
         return  # it has its own
     for tokens in (config.prompt_tokens, config.output_tokens):
-        if tokens.mode == "empirical":
+        if "path" in tokens.kind.keys:
             path = Path(str(tokens.path))
             _check_once(path, trace_sha256(path))
 
@@ -121,15 +121,3 @@ def _replayed(config: SimConfig) -> Requests:
     return Requests(
         requests.arrival_s[:end], requests.prompt_tokens[:end], requests.output_tokens[:end]
     )
-
-
-def _tokens(n: int, tokens: TokenDistribution, rng: np.random.Generator) -> lengths.Tokens:
-    if tokens.mode == "fixed":
-        return np.full(n, tokens.value, dtype=np.int64)
-    if tokens.mode == "exponential":
-        return lengths.exponential(n, tokens.mean, tokens.min_value, rng)
-    if tokens.mode == "uniform":
-        return lengths.uniform(n, int(tokens.low or 1), int(tokens.high or 1), rng)
-    if tokens.mode == "empirical":
-        return lengths.resample(n, lengths.read_lengths(Path(str(tokens.path))), rng)
-    return lengths.lognormal(n, tokens.mean, tokens.sigma, tokens.min_value, rng)

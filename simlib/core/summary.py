@@ -163,24 +163,6 @@ def summarise(
     }
 
 
-def offered_load(records: RequestRecords, config: SimConfig) -> dict[str, float]:
-    """Return rho of each pool: the service that the requests in the window ask for.
-
-    Service seconds of the requests that arrive in [warmup, sim_seconds), over the pool's
-    GPU-seconds in it. Exact from the lengths; whether and when they were served does not matter.
-    NaN with batching, where a request's service depends on what it is batched with.
-    """
-    seconds = service_seconds(records, config)
-    window = (config.warmup_seconds, config.sim_seconds)
-    counted = in_window(records, *window)
-    return {
-        pool: float(seconds[pool][counted].sum()) / (gpus * (window[1] - window[0]))
-        if pool in seconds
-        else float("nan")
-        for pool, gpus in pool_gpus(config).items()
-    }
-
-
 def service_seconds(records: RequestRecords, config: SimConfig) -> dict[str, Floats]:
     """Return the service that each request asks of each pool, in seconds; shape (n,).
 

@@ -98,18 +98,6 @@ class LatencyModel:
             parameters, work, tokens, len(prefill), decode_batch, decode_context
         )
 
-    def decode_run_s(self, batch: int, context: int, steps: int) -> float:
-        """Return the seconds of `steps` iterations that only decode, in closed form.
-
-        Equals the sum of ``iteration_s([], batch, context + k * batch)`` over
-        k = 0 … steps - 1, within 1e-9 relative.
-        """
-        return decode_run_s(self.formula.decode, self.parameters, batch, context, steps)
-
-    def decode_steps_within(self, batch: int, context: int, budget_s: float) -> int:
-        """Return the largest number of whole steps with ``decode_run_s(…) <= budget_s``."""
-        return decode_steps_within(self.formula.decode, self.parameters, batch, context, budget_s)
-
 
 def decode_run_s(decode: Any, parameters: Any, batch: int, context: int, steps: int) -> float:
     """Return the seconds of `steps` iterations: each piece is ``n a + g n (n - 1) / 2``."""

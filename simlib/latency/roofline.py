@@ -84,11 +84,6 @@ def roofline_calibration(gpu: str, precision: str = "bf16") -> RooflineCalibrati
     return known.get((gpu, kind)) or known["default", kind]
 
 
-def is_calibrated(gpu: str, precision: str = "bf16") -> bool:
-    """Return whether efficiencies were fitted for this GPU and precision."""
-    return (gpu, precision) in _calibrations()
-
-
 (
     STEP, TOKEN, OUTPUT, MOVE, SEQUENCE, KV, PAIR, CHUNK, WEIGHTS, CONTEXT, RANKS,
     EXPERT, EXPERTS, MISS, EXCHANGE, WINDOW, WINDOW_KV, WINDOW_PAIR, WINDOW_CONTEXT, LAUNCH,

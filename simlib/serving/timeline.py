@@ -170,11 +170,6 @@ class Timeline:
         """Return the gaps between consecutive tokens of each request."""
         return self._table("gaps", Gaps)
 
-    def itl_s(self) -> tuple[Floats, Ints]:
-        """Return the gaps between consecutive tokens of a request, and how many took each."""
-        _, values, weights = self.gaps().each()
-        return values, weights
-
     def run(self, capacity_blocks: Sequence[int]) -> RunTimeline:
         """Return all that was noted, with the capacity of a replica of each pool."""
         return RunTimeline(self.jumps(), self.moves(), self.gaps(), np.array(capacity_blocks))

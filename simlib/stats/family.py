@@ -46,7 +46,6 @@ class Decision:
     p_adjusted: float
     """Smallest family-wise level at which a difference is claimed; NaN if none was tested. Of
     secondary comparisons, the p value itself."""
-    p_equal_adjusted: float
     level: float
     """Level at which this comparison's interval leaves out equality exactly if a difference is
     claimed: 95% for secondary ones, more in a family."""
@@ -79,7 +78,6 @@ def decide(comparisons: Sequence[Comparison], alpha: float = 0.05) -> list[Decis
             _outcome(one, reason, float(a), float(e), alpha),
             one.primary,
             float(a),
-            float(e),
             float(level),
             "" if reason == "identical" else reason,
         )

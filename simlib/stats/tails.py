@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simlib.stats.curve import Curve, no_curve, skewness_of_waits, standard_error, transform
 from simlib.stats.intervals import Floats, enough_for_percentile
@@ -118,11 +120,7 @@ def _plain(pooled: Floats, q: float) -> float:
 def _candidates(pooled: Floats, scores: object) -> Floats:
     """Return order statistics that cover the scores that matter, without repetition."""
     assert callable(scores)
-    last = pooled.size - 1
-    places = np.unique(np.linspace(0, last, _COARSE).astype(np.int64))
-    # the largest one by one: the tail of a tail is where a p99's upper end is
-    top = last - np.unique(np.geomspace(1, last + 1, _COARSE).astype(np.int64)) + 1
-    places = np.union1d(places, np.clip(top, 0, last))
+    places = _coarse(pooled.size)
     near = np.flatnonzero(np.abs(scores(pooled[places])) < _FARTHEST)
     if near.size == 0:
         return np.unique(pooled[places])
@@ -131,6 +129,17 @@ def _candidates(pooled: Floats, scores: object) -> Floats:
     fine = np.linspace(first, final, _CANDIDATES).astype(np.int64)
     inside = places[(places >= first) & (places <= final)]
     return np.unique(pooled[np.union1d(fine, inside)])
+
+
+@lru_cache(maxsize=64)  # the metrics of a point have as many values each
+def _coarse(size: int) -> NDArray[np.int64]:
+    """Return some places in so many sorted values, the largest one by one.
+
+    The tail of a tail is where a p99's upper end is.
+    """
+    spread = np.linspace(0, size - 1, _COARSE).astype(np.int64)
+    top = size - np.geomspace(1, size, _COARSE).astype(np.int64)
+    return np.union1d(spread, np.clip(top, 0, size - 1))
 
 
 def _scores(shares: Floats, share: float) -> Floats:

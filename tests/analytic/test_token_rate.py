@@ -15,7 +15,7 @@ import pytest
 
 from simlib.core.config import SimConfig
 from simlib.core.records import RequestRecords, in_window, ttft_parts, ttft_s
-from simlib.core.summary import offered_load, summarise
+from simlib.core.summary import summarise
 from simlib.stats.queueing import (
     erlang_c,
     mdc_mean_wait_s,
@@ -25,6 +25,7 @@ from simlib.stats.queueing import (
 )
 from simlib.study.jobs.simulate import simulate
 from simlib.workload.lengths import lognormal_moments
+from tests.serving import offered_load
 
 REPLICATES = 24
 STANDARD_ERRORS = 4.0

@@ -252,7 +252,7 @@ def test_a_timeline_changes_nothing_and_knows_every_gap_between_tokens(data):
     run.send_all()
     run.env.run()
     gaps = np.concatenate([np.diff(seq.token_s) for seq in run.sequences])
-    values, weights = timeline.itl_s()
+    _, values, weights = timeline.gaps().each()
     np.testing.assert_array_equal(np.sort(np.repeat(values, weights)), np.sort(gaps))
 
     jumps = timeline.jumps()

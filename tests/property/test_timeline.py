@@ -140,6 +140,6 @@ def test_gaps_of_every_latency_formula_are_those_of_the_twin(data):
     run.send_all()
     run.env.run()
     wanted = [gap for seq in run.sequences for gap in np.diff(seq.token_s)]
-    values, weights = timeline.itl_s()
+    _, values, weights = timeline.gaps().each()
     found = np.sort(np.repeat(values, weights))
     np.testing.assert_allclose(found, np.sort(wanted), rtol=1e-9, atol=1e-9)

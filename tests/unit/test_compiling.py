@@ -50,7 +50,7 @@ deployment = disaggregated(
 )
 timeline = Timeline()
 records = simulate(requests, deployment, timeline=timeline)
-print(records.finish_s.tolist(), records.preemptions.tolist(), timeline.itl_s()[0].tolist())
+print(records.finish_s.tolist(), records.preemptions.tolist(), timeline.gaps().each()[1].tolist())
 """
 
 

@@ -17,6 +17,7 @@ from simlib.latency.experts import (
     expert_calibration,
 )
 from simlib.latency.roofline import RooflineCalibration, RooflineLatency
+from tests.serving import decode_run_s
 
 FREE = RooflineCalibration(1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0)
 """Peak rates, and nothing else takes time."""
@@ -187,7 +188,7 @@ def test_a_run_of_steps_crosses_the_window_exactly():
     latency = peak(catalog.model("gpt-oss-20b"))
     batch, context = 3, 3 * 100 + 1
     each = [latency.iteration_s([], batch, context + k * batch) for k in range(60)]
-    assert latency.decode_run_s(batch, context, 60) == pytest.approx(math.fsum(each), rel=1e-13)
+    assert decode_run_s(latency, batch, context, 60) == pytest.approx(math.fsum(each), rel=1e-13)
 
 
 LAUNCHES = {"expert_launch_s": 1e-3, "latent_launch_s": 2e-3}

@@ -9,11 +9,13 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
+from matplotlib.patches import Rectangle
 
 from simlib.core.config import SimConfig
 from simlib.core.records import TTFT_PARTS
 from simlib.errors import InvalidParameterError
 from simlib.study.figures import write, write_figures
+from simlib.study.figures.crossover import crossover_figure
 from simlib.study.figures.data import StudyData
 from simlib.study.figures.kinds import KINDS, pages
 from simlib.study.figures.place import ByPlace, level_key
@@ -578,6 +580,25 @@ def test_nothing_stable_still_has_figures(tmp_path):
     assert ALWAYS | {"ttft_vs_arrival_rate_per_s", "ttft_ecdf", "difference"} <= set(drawn) | {
         "ttft_parts"
     }
+
+
+def test_the_map_tells_equal_sides_from_what_is_too_close_to_call(tmp_path):
+    study = Tables(
+        tmp_path,
+        {**RATES, "sim_seconds": [600, 900]},
+        compare=MODES,
+        crossover={"x": "arrival.rate_per_s", "y": "sim_seconds"},
+        verdicts=("equal within 7%", "too close to call", "slower"),
+    )
+    figure = crossover_figure(study.data())
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels.index("equal within 7%") + 1 == labels.index("too close to call")
+    drawn = dict(zip(labels, figure.legends[0].get_patches(), strict=False))
+    cells = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    for words, count in (("equal within 7%", 2), ("too close to call", 2)):
+        looks = (drawn[words].get_facecolor(), drawn[words].get_hatch())
+        alike = [cell for cell in cells if (cell.get_facecolor(), cell.get_hatch()) == looks]
+        assert len(alike) == count, words
 
 
 def test_the_trade_shows_ratios_with_verdicts_where_the_pace_differs(tmp_path):

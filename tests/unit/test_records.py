@@ -28,13 +28,13 @@ from simlib.core.records import (
 )
 from simlib.core.summary import (
     counted_requests,
-    offered_load,
     pool_busy_s,
     sample,
     summarise,
 )
 from simlib.errors import InvalidParameterError
 from simlib.workload.requests import Requests
+from tests.serving import offered_load
 
 NAN = float("nan")
 # one request, with a different length for each of its seven parts

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from simlib.core.config import SimConfig, TokenDistribution
+from simlib.core.config import SimConfig
 from simlib.study.decide.fewest import at_least
 
 _SIDES = {"mono": "monolithic", "disagg": "disaggregated"}
@@ -81,21 +80,10 @@ def workload(config: SimConfig) -> str:
     """Return what is asked of the system: a trace, or prompts and outputs."""
     if config.arrival.process.replayed:
         return f"trace {config.arrival.path}"
-    prompts, outputs = _lengths(config.prompt_tokens), _lengths(config.output_tokens)
+    prompts, outputs = (
+        one.kind.phrase(one) for one in (config.prompt_tokens, config.output_tokens)
+    )
     return f"prompts {prompts}, outputs {outputs} tokens, {config.arrival.process.phrase}"
-
-
-def _lengths(tokens: TokenDistribution) -> str:
-    if tokens.mode == "fixed":
-        return str(tokens.value)
-    if tokens.mode == "uniform":
-        return f"{tokens.low} to {tokens.high}"
-    if tokens.mode == "exponential":
-        return f"exponential, mean {tokens.mean:.0f}"
-    if tokens.mode == "empirical":
-        return f"of {tokens.path}"
-    p90 = math.exp(tokens.mean + 1.2815515655446004 * tokens.sigma)
-    return f"p50 {math.exp(tokens.mean):.0f} p90 {p90:.0f}"
 
 
 def objective(slo: Mapping[str, Any]) -> str:

@@ -199,7 +199,7 @@ def unstable_levels(data: StudyData, place: Place) -> list[Any]:
     return found
 
 
-def place_title(data: StudyData, place: Place) -> str:
+def place_title(place: Place) -> str:
     """Return the heading of a row of panels."""
     return ", ".join(level_phrase(name, level) for name, level in place.items())
 

@@ -48,7 +48,7 @@ def panels(data: StudyData, places: list[Place]) -> Panels:
     titles = [[x_phrase(data, level) if several else "" for level in row] for row in rows]
     return Panels(
         cells=[[(place, level) for level in row] for place, row in zip(places, rows, strict=True)],
-        row_titles=[place_title(data, place) for place in places],
+        row_titles=[place_title(place) for place in places],
         panel_titles=titles if several else [],
         notes=notes,
     )

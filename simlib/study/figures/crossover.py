@@ -16,10 +16,10 @@ from matplotlib.patches import Patch, Rectangle
 
 from simlib.study.figures.axes import heading, styles_of
 from simlib.study.figures.data import Factor, Line, StudyData, number
-from simlib.study.figures.difference import candidate_styles
+from simlib.study.figures.difference import candidate_styles, equal_words
 from simlib.study.figures.latency import which
 from simlib.study.figures.layout import LegendEntry, Margins, make_sheet, text_width
-from simlib.study.figures.marks import line_unstable
+from simlib.study.figures.marks import CROSS, DOT, EQUAL, line_unstable, state_of_verdict
 from simlib.study.figures.place import Place
 from simlib.study.figures.style import (
     axis_label,
@@ -30,7 +30,9 @@ from simlib.study.figures.style import (
 )
 
 PANELS = ("mean_ttft_s", "p99_ttft_s")
-NO_DIFFERENCE = "#f2f2f2"
+PRACTICALLY_EQUAL: dict[str, Any] = {"facecolor": "#cfcfcf"}
+UNDECIDED: dict[str, Any] = {"facecolor": "#f6f6f6", "hatch": "////", "edgecolor": "#c4c4c4"}
+"""Of cells where the data do not say which side is faster, nor that they are equal."""
 CELLS_WITH_TEXT = 150
 _BELOW = 0.2
 """How far below the middle of its row a crossing is drawn, to leave the text readable."""
@@ -116,9 +118,14 @@ def _legend(data: StudyData) -> list[LegendEntry]:
         LegendEntry(Patch(facecolor=_pale(style.color)), f"{side_text(factor, level)} faster")
         for level, style in candidate_styles(data)
     ]
-    grey = Patch(facecolor=NO_DIFFERENCE, hatch="////", edgecolor="#bbbbbb", linewidth=0)
-    entries.append(LegendEntry(grey, "equal, or too close to call"))
-    if any(line_unstable(line) for line in data.comparison):
+    lines = [line for line in data.comparison if line["statistic"] in PANELS]
+    shown = {state_of_verdict(line) for line in lines}
+    if EQUAL in shown:
+        entries.append(LegendEntry(Patch(**PRACTICALLY_EQUAL), equal_words(lines)))
+    undecided = {CROSS: "too close to call", DOT: "not tested"}
+    if words := [undecided[state] for state in undecided if state in shown]:
+        entries.append(LegendEntry(Patch(**UNDECIDED, linewidth=0), ", or ".join(words)))
+    if any(line_unstable(line) for line in lines):
         hollow = Patch(facecolor="white", edgecolor="#999999", linestyle=(0, (2, 1.5)))
         entries.append(LegendEntry(hollow, "some side unstable"))
     if any(math.isfinite(number(line, "crossover")) for line in data.crossings):
@@ -178,7 +185,7 @@ def _draw_cell(
     elif verdict in winners:
         style["facecolor"] = _pale(winners[verdict])
     else:
-        style |= {"facecolor": NO_DIFFERENCE, "hatch": "////", "edgecolor": "#cccccc"}
+        style |= PRACTICALLY_EQUAL if state_of_verdict(line) == EQUAL else UNDECIDED
     inset = 0.47 if line_unstable(line) else 0.5
     ax.add_patch(Rectangle((column - inset, row - inset), 2 * inset, 2 * inset, **style))
     ratio = number(line, "ratio")

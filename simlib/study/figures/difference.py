@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -128,14 +129,14 @@ def comparison_legend(
     drawn = [(state_of_verdict(line), number(line, column), ends) for line, ends in known]
     return [
         *candidate_legend(data),
-        *mark_legend(drawn, verdicts=True, equal=_equal_words([line for line, _ in known])),
+        *mark_legend(drawn, verdicts=True, equal=equal_words([line for line, _ in known])),
         *ring_legend([line for line, _ in known]),
         *open_legend([number(line, f"{column}_{e}") for line in stable for e in ("low", "high")]),
         *(shade_legend(data) if unstable else []),
     ]
 
 
-def _equal_words(lines: list[Line]) -> str:
+def equal_words(lines: Iterable[Line]) -> str:
     """Return the verdict on sides that are practically equal: it says the study's margin."""
     words = {line["verdict"] for line in lines if line["verdict"].startswith("equal within")}
     return ", ".join(sorted(words)) or "identical"
@@ -168,7 +169,7 @@ def _page(data: StudyData, places: list[Place], shown: list[str]) -> Figure:
             extra="verdicts held to 5% together over the study (Holm)",
             intervals=has_intervals(every, "difference_s"),
         ),
-        row_titles=[place_title(data, place) for place in places],
+        row_titles=[place_title(place) for place in places],
         panel_titles=[[f"{which(statistic)} TTFT" for statistic in shown]],
         legend=comparison_legend(data, every, "difference_s", limits),
         margins=Margins(left=max(0.85, aside + 0.15), between_x=0.72, bottom=0.55 + depth),

@@ -73,9 +73,7 @@ def _page(data: StudyData, places: list[Place], shown: list[str]) -> Figure:
     titles = [[_title(data, name) for name in chunk] for chunk in chunks]
     panel = (4.4, 2.8) if len(shown) * len(places) == 1 else (2.9, 2.1)
     depth, aside = axis.room(panel[0])
-    row_titles = [
-        place_title(data, place) if i == 0 else "" for place in places for i in range(n_rows)
-    ]
+    row_titles = [place_title(place) if i == 0 else "" for place in places for i in range(n_rows)]
     sheet = make_sheet(
         [len(row) for row in cells],
         panel,

@@ -83,7 +83,7 @@ def _page(data: StudyData, place: Place) -> Figure | None:
     if not rows:
         return None
     columns = [list(COLUMNS)[: 3 if pool == "prefill" else 4] for pool, _ in rows]
-    where = [place_title(data, place)] if place else []
+    where = [place_title(place)] if place else []
     if data.x is not None and not own:
         where.append(x_phrase(data, level))
     first = next(iter(by_point.values()))

@@ -104,7 +104,7 @@ def _page(data: StudyData, places: list[Place], shown: list[tuple[Metric, str]])
             intervals=has_intervals(lines, "ratio"),
             notes=_notes(data),
         ),
-        row_titles=[place_title(data, place) for place in places],
+        row_titles=[place_title(place) for place in places],
         panel_titles=[titles],
         legend=[*series, *entries],
         margins=Margins(left=max(0.72, aside + 0.15), between_x=0.72, bottom=0.55 + depth),

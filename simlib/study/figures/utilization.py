@@ -91,7 +91,7 @@ def _page(
     if single:  # places beside each other
         cells = [row[0] for row in grid]
         grid = [cells[i : i + across] for i in range(0, len(cells), across)]
-    titles = [[place_title(data, place) for place, _ in row] for row in grid]
+    titles = [[place_title(place) for place, _ in row] for row in grid]
     depth, aside = axis.room(panel[0])
     sheet = make_sheet(
         [len(row) for row in grid],
@@ -105,7 +105,7 @@ def _page(
             notes=["Busy is not full: a replica that holds one request iterates all the time."]
             if batching else [],
         ),
-        row_titles=() if single else [place_title(data, place) for place in places],
+        row_titles=() if single else [place_title(place) for place in places],
         panel_titles=titles if single else [[title for title, _, _ in columns]],
         legend=[*legend, *shade_legend(data)],
         margins=Margins(left=max(0.66, aside + 0.15), between_x=0.48, bottom=0.52 + depth),

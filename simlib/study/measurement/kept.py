@@ -100,7 +100,9 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
     if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
         readers = {field.name: _reader(hints[field.name]) for field in fields(kind)}
-        return lambda data: kind(**{name: read(data[name]) for name, read in readers.items()})
+        # most fields are plain already
+        turned = {name: read for name, read in readers.items() if read is not _as_it_is}
+        return lambda data: kind(**data | {name: read(data[name]) for name, read in turned.items()})
     if origin in (Union, types.UnionType):
         some = _reader(next(one for one in arguments if one is not types.NoneType))
         return lambda data: None if data is None else some(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simlib.core.config import SimConfig
+from simlib.core.config import REAL_SPACE, SimConfig
 from simlib.study.plan.spec import StudyFile
 
 _REAL_SPACE_KEYS = {
@@ -21,7 +21,7 @@ def study_file_schema() -> dict[str, Any]:
     definitions = simulation.pop("$defs")
     for name in ("PromptConfig", "OutputConfig"):
         properties = definitions[name]["properties"]
-        properties["mode"]["enum"] = [*properties["mode"]["enum"], "real_mean_std", "p50_p90"]
+        properties["mode"]["enum"] = [*properties["mode"]["enum"], *REAL_SPACE]
         for key, description in _REAL_SPACE_KEYS.items():
             properties[key] = {"type": "number", "description": description}
     schema["$defs"] |= {**definitions, "SimConfig": simulation}
