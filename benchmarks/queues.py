@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize
 
 from simlib.core.recursion import fcfs
 from simlib.stats import queueing
@@ -80,6 +81,44 @@ class Truth:
         errors = np.std(each, axis=0, ddof=1) / math.sqrt(len(each))
         return cls(tuple(each.mean(axis=0).tolist()), tuple(errors.tolist()))
 
+    @classmethod
+    def of_tail(cls, weights: Floats, rates: Floats) -> Truth:
+        """Return the exact truth where P(T > t) is a sum of weights times exp(-rate t)."""
+        farthest = 1e3 / float(np.min(rates))
+
+        def percentile(q: float) -> float:
+            def beyond(t: float) -> float:
+                return float(weights @ np.exp(-rates * t)) - (1.0 - q / 100.0)
+
+            return float(optimize.brentq(beyond, 0.0, farthest, xtol=1e-12))
+
+        values = (float(weights @ (1.0 / rates)), *map(percentile, PERCENTS))
+        return cls(values, (0.0,) * len(values))
+
+
+def mmc_sojourn_tail(rho: float, servers: int) -> tuple[Floats, Floats]:
+    """Return weights and rates of the tail of the time in M/M/c, with mean service 1.
+
+    A request waits with Erlang's C, then exponentially at the rate c (1 - rho), which must not be
+    1, and is served. Source: L. Kleinrock, *Queueing Systems I* (1975), sec. 3.5.
+    """
+    waiting, rate = queueing.erlang_c(servers, rho * servers), servers * (1.0 - rho)
+    convolved = waiting / (rate - 1.0)
+    return np.array([1.0 - waiting + convolved * rate, -convolved]), np.array([1.0, rate])
+
+
+def mh21_sojourn_tail(rho: float, shares: Floats, rates: Floats) -> tuple[Floats, Floats]:
+    """Return weights and rates of the tail of the time in M/H2/1, with mean service 1.
+
+    The Pollaczek-Khinchine transform is rational there, with two poles; its partial fractions are
+    the exponentials. Source: L. Kleinrock, *Queueing Systems I* (1975), sec. 5.7.
+    """
+    total, product, mean_rate = float(rates.sum()), float(rates.prod()), float(shares @ rates)
+    poles = -np.roots([1.0, total - rho, product - rho * (total - mean_rate)])
+    # of services' transform, over the same denominator
+    numerator = product - mean_rate * poles
+    return (1.0 - rho) * numerator / (poles[::-1] - poles) / poles, poles
+
 
 @dataclass(frozen=True)
 class Queue:
@@ -117,19 +156,14 @@ class Queue:
 
     def truth(self, rho: float) -> Truth:
         """Return mean and percentiles of TTFT in the long run."""
-        if self.servers == 1 and self.sigma is None and self.scv == 1:
-            slow = 1.0 / (1.0 - rho)
-            tails = (-slow * math.log(1.0 - q / 100.0) for q in PERCENTS)
-            return Truth((slow, *tails), (0.0,) * (1 + len(PERCENTS)))
+        if self.scv > 1:
+            return Truth.of_tail(*mh21_sojourn_tail(rho, *self._branches()))
+        if self.sigma is None:
+            return Truth.of_tail(*mmc_sojourn_tail(rho, self.servers))
         seen = Truth.of_runs(self._long_runs(rho))
-        mean = None
-        if self.servers == 1:
-            mean = queueing.mg1_mean_wait_s(rho, 1.0, self._work_scv())
-            mean += 1.0 if self.sigma is None else PROMPT_SHARE
-        elif self.servers > 1 and self.sigma is None:
-            mean = queueing.mmc_mean_wait_s(rho * self.servers, 1.0, self.servers) + 1.0
-        if mean is None:
+        if self.servers != 1:
             return seen
+        mean = queueing.mg1_mean_wait_s(rho, 1.0, self._work_scv()) + PROMPT_SHARE
         return Truth((mean, *seen.values[1:]), (0.0, *seen.errors[1:]))
 
     def _long_runs(self, rho: float) -> Iterator[Floats]:
@@ -143,10 +177,15 @@ class Queue:
             return np.exp(self.sigma * rng.standard_normal(shape) - self.sigma**2 / 2.0)
         service = rng.standard_exponential(shape)
         if self.scv > 1:
-            often = (1.0 + math.sqrt((self.scv - 1.0) / (self.scv + 1.0))) / 2.0
-            short = rng.random(shape) < often
-            service *= np.where(short, 0.5 / often, 0.5 / (1.0 - often))
+            shares, rates = self._branches()
+            service /= np.where(rng.random(shape) < shares[0], *rates)
         return service
+
+    def _branches(self) -> tuple[Floats, Floats]:
+        """Return shares and rates of the two exponentials of a hyperexponential service."""
+        often = (1.0 + math.sqrt((self.scv - 1.0) / (self.scv + 1.0))) / 2.0
+        shares = np.array([often, 1.0 - often])
+        return shares, 2.0 * shares
 
     def _work_scv(self) -> float:
         """Return the squared coefficient of variation of the work on the slowest pool."""

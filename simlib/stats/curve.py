@@ -35,8 +35,14 @@ from simlib.stats.student import t_quantile
 NOT_BOUNDED = "the data do not bound it from above"
 _ALIKE = 1e-12
 """Relative errors below this are rounding."""
-_RAISED, _USUAL_SKEWNESS, _USUAL_UNITS = 1.5, 1.0, 10.0
+_RAISED, _USUAL_UNITS = 1.5, 10.0
 """Chosen on gamma, lognormal and normal samples of 3 to 30, which they cover at 94-97%."""
+_LARGEST_USUAL = 2.0
+"""More than that the sample has to show itself."""
+UNKNOWN_BURSTS = 4.0
+"""For runs whose length in relaxation times is not known."""
+BURSTY_SHARE = 0.05
+"""The requests that make the mean: its skewness is that of the share beyond p95."""
 _SYMMETRIC = 1e-6
 """Skewness below which the inverse transform is taken to first order; it would lose digits."""
 
@@ -76,7 +82,9 @@ class Curve:
         )
 
 
-def mean_curve(values: ArrayLike, *, unit: str = "replicates", waits: bool = False) -> Curve:
+def mean_curve(
+    values: ArrayLike, *, unit: str = "replicates", bursts: float | None = None
+) -> Curve:
     r"""Return the confidence curve of a mean over replicates.
 
     Parameters
@@ -86,8 +94,8 @@ def mean_curve(values: ArrayLike, *, unit: str = "replicates", waits: bool = Fal
         finite leaves no interval: leaving it out would favour the replicates that fared well.
     unit : str
         What the values are of, for `method` and reasons.
-    waits : bool
-        Whether they are waits, or grow with waits: then `skewness_of_waits` counts.
+    bursts : float, optional
+        Of what grows with waits: the bursts in each, for `skewness_of_waits`.
 
     Raises
     ------
@@ -109,7 +117,8 @@ def mean_curve(values: ArrayLike, *, unit: str = "replicates", waits: bool = Fal
     error = float(standard_error(residuals))
     if error <= _ALIKE * abs(estimate):
         return _certain(estimate, x, method)
-    skew = float((skewness_of_waits if waits else skewness)(residuals)) / math.sqrt(n)
+    skew = float(skewness(residuals) if bursts is None else skewness_of_waits(residuals, bursts))
+    skew /= math.sqrt(n)
 
     def value_at(score: Floats) -> Floats:
         return np.asarray(estimate - error * inverse_transform(score, skew))
@@ -168,21 +177,33 @@ def skewness(around_0: Floats) -> Floats:
         return np.asarray(np.where(second > 0, third / second**1.5, 0.0))
 
 
-def skewness_of_waits(around_0: Floats, weight: float = 1.0) -> Floats:
+def usual_skewness(bursts: float) -> float:
+    r"""Return the skewness that waits over so many independent bursts have.
+
+    Bursts that come like a Poisson process, each exponential in size, add up to a skewness of
+    :math:`3 / \sqrt{2 n} \approx 2 / \sqrt n`, and so it is measured: shares beyond a p90 or p99
+    have it with a burst for each relaxation time that lies beyond, means with `BURSTY_SHARE` of
+    one for each relaxation time. The longer a run, the less.
+    """
+    return min(2.0 / math.sqrt(bursts), _LARGEST_USUAL) if bursts > 0 else _LARGEST_USUAL
+
+
+def skewness_of_waits(around_0: Floats, bursts: float, weight: float = 1.0) -> Floats:
     """Return the skewness of residuals of waits along the last axis, of which few are a poor guide.
 
-    Means of waits over ten relaxation times have a skewness of 2 to 3, over a hundred still of 1.
-    Small samples show less, and the smaller they are the less. So the sample's is raised, and
-    drawn to a usual one that counts like some units more.
+    Small samples show less than there is, and the smaller they are the less. So the sample's is
+    raised, and drawn to the usual one, which counts like some units more.
 
     Parameters
     ----------
+    bursts : float
+        In each unit, for `usual_skewness`; the less that is, the less the sample's is raised.
     weight : float
         How much of this is done, 0 to 1: for the mean all of it.
     """
-    n, usual = around_0.shape[-1], weight * _USUAL_UNITS
-    seen = (1.0 + weight * (_RAISED - 1.0)) * skewness(around_0)
-    return np.asarray((n * seen + usual * _USUAL_SKEWNESS) / (n + usual))
+    n, units, usual = around_0.shape[-1], weight * _USUAL_UNITS, usual_skewness(bursts)
+    seen = (1.0 + weight * usual * (_RAISED - 1.0)) * skewness(around_0)
+    return np.asarray((n * seen + units * usual) / (n + units))
 
 
 def transform(t: Floats, skew: Floats | float) -> Floats:

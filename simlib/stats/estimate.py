@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from simlib.stats.curve import Curve, mean_curve, no_curve
+from simlib.stats.curve import BURSTY_SHARE, UNKNOWN_BURSTS, Curve, mean_curve, no_curve
 from simlib.stats.intervals import RESOLUTION, Floats
 from simlib.stats.relaxation import (
     BATCH_RELAXATIONS,
@@ -34,6 +34,12 @@ class Units:
     """Mean over the replicates of their means."""
     length: RunLength
     unit: str
+
+    def bursts(self, share: float) -> float:
+        """Return how many independent bursts hold this share of the requests of each unit."""
+        if math.isnan(self.length.relaxation) or not self.parts:
+            return UNKNOWN_BURSTS
+        return share * self.length.relaxations * self.length.runs / len(self.parts)
 
     @property
     def constant(self) -> bool:
@@ -77,16 +83,24 @@ def curve_of(units: Units, percent: float | None, *, waits: bool = True) -> Curv
     Its upper end is open where the runs are too short for it (`RunLength.too_short`), or started
     empty too recently: where the initial bias may exceed a tenth of the distance to that end. It
     is open, too, where batches of a single run are seen to be correlated. What does not vary from
-    request to request is not a matter of length. A mean that does not grow with waits, such as the
-    share of requests that meet an SLO, is none of `waits`.
+    request to request is not a matter of length. What does not grow with waits, such as the time
+    per token or the share of requests that meet an SLO, is none of `waits`: it has no usual
+    skewness, and no heavy tail of work decides it.
     """
     length = units.length
     if percent is None:
-        curve = mean_curve(units.means, unit=units.unit, waits=waits)
+        bursts = units.bursts(BURSTY_SHARE) if waits else None
+        curve = mean_curve(units.means, unit=units.unit, bursts=bursts)
         if not math.isnan(units.mean):
             curve = replace(curve, estimate=units.mean)
     else:
-        curve = percentile_curve(units.parts, percent, pooled=units.pooled, unit=units.unit)
+        curve = percentile_curve(
+            units.parts,
+            percent,
+            pooled=units.pooled,
+            unit=units.unit,
+            bursts=units.bursts(1.0 - percent / 100.0),
+        )
     if units.constant:
         return curve
     if length.runs == 1 and length.batches() == 0:
@@ -95,15 +109,15 @@ def curve_of(units: Units, percent: float | None, *, waits: bool = True) -> Curv
             f"{FEWEST_BATCHES * BATCH_RELAXATIONS:.0f} would"
         )
         return no_curve(curve.method, reason, curve.estimate)
-    reason = "" if curve.missing else _why_open(curve, units, percent)
+    reason = "" if curve.missing else _why_open(curve, units, percent, waits)
     return replace(curve, open_above=reason) if reason else curve
 
 
-def _why_open(curve: Curve, units: Units, percent: float | None) -> str:
+def _why_open(curve: Curve, units: Units, percent: float | None, waits: bool) -> str:
     """Return why a curve is open above; empty if it is not."""
-    length = units.length
+    length = units.length if waits else units.length.whatever_the_work()
     short = length.too_short(percent) or (correlated(units.means) if length.runs == 1 else "")
-    if not short and percent is None and effective(units.pooled) < FEWEST_EFFECTIVE:
+    if waits and not short and percent is None and effective(units.pooled) < FEWEST_EFFECTIVE:
         short = HEAVY_TAIL
     if short or curve.open_above:
         return short or curve.open_above

@@ -24,7 +24,7 @@ origin", *Advances in Applied Probability* 19 (1987), doi:10.2307/1427408.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from simlib.errors import InvalidParameterError
 
@@ -37,7 +37,7 @@ FEWEST_BURSTS = 6.0
 independent bursts there."""
 LARGEST_BIAS = 0.1
 """Initial bias that is small enough, as a share of the distance to the interval's upper end."""
-FEWEST_EFFECTIVE = 100.0
+FEWEST_EFFECTIVE = 300.0
 """Requests over the kurtosis of their work: with fewer, the longest few decide the mean."""
 FEWEST_TAIL = 4.0
 """The same for a p99; in proportion to what lies beyond for other percentiles."""
@@ -115,6 +115,10 @@ class RunLength:
         if math.isnan(self.relaxation):
             return math.nan
         return initial_bias(_over(self.warmup_requests, self.relaxation), self.relaxations)
+
+    def whatever_the_work(self) -> RunLength:
+        """Return the same for what does not grow with waits: no long request decides it."""
+        return replace(self, work_kurtosis=math.nan)
 
     def batches(self) -> int:
         """Return into how many batches each replicate is cut: 1, or more where few are long.

@@ -19,7 +19,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from simlib.stats.curve import Curve, no_curve, skewness_of_waits, standard_error, transform
+from simlib.stats.curve import (
+    UNKNOWN_BURSTS,
+    Curve,
+    no_curve,
+    skewness_of_waits,
+    standard_error,
+    transform,
+)
 from simlib.stats.intervals import Floats, enough_for_percentile
 
 FEWEST_BURSTS = 4.0
@@ -37,6 +44,7 @@ def percentile_curve(
     *,
     pooled: Floats | None = None,
     unit: str = "replicates",
+    bursts: float = UNKNOWN_BURSTS,
 ) -> Curve:
     r"""Return the confidence curve of the `q`-th percentile of all replicates together.
 
@@ -54,6 +62,8 @@ def percentile_curve(
         Percent, 0 < q < 100. All together must have 10 requests beyond it.
     pooled : array, shape (all requests,), optional
         All values together, sorted; saves sorting them for each percentile.
+    bursts : float
+        That are expected beyond it in each replicate (or batch), for `skewness_of_waits`.
     """
     n = len(runs)
     share = 1.0 - q / 100.0
@@ -75,7 +85,7 @@ def percentile_curve(
         return np.stack(beyond, axis=1)
 
     def scores(values: Floats) -> Floats:
-        return _scores(shares(values), share)
+        return _scores(shares(values), share, bursts)
 
     if n == 1:
         return no_curve(method, f"one of {unit} gives no interval", _plain(pooled, q))
@@ -142,7 +152,7 @@ def _coarse(size: int) -> NDArray[np.int64]:
     return np.union1d(spread, np.clip(top, 0, size - 1))
 
 
-def _scores(shares: Floats, share: float) -> Floats:
+def _scores(shares: Floats, share: float, bursts: float) -> Floats:
     """Return the score of `share`, from the replicates' shares; shape (values, replicates)."""
     mean = np.mean(shares, axis=1)
     residuals = shares - mean[:, None]
@@ -152,6 +162,7 @@ def _scores(shares: Floats, share: float) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(alike, 0.0, away / np.where(alike, 1.0, error))
     sure = np.where(np.abs(away) <= 1e-12, 0.0, np.copysign(np.inf, away))
-    skew = skewness_of_waits(residuals, max(1.0 - 2.0 * share, 0.0))  # a median's is not skewed
+    weight = max(1.0 - 2.0 * share, 0.0)  # a median's is not skewed
+    skew = skewness_of_waits(residuals, bursts, weight)
     score = transform(t, skew / math.sqrt(shares.shape[1]))
     return np.where(alike, sure, score)

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from simlib.stats.curve import inverse_transform, mean_curve, skewness_of_waits, transform
+from simlib.stats.curve import (
+    BURSTY_SHARE,
+    UNKNOWN_BURSTS,
+    inverse_transform,
+    mean_curve,
+    skewness_of_waits,
+    transform,
+    usual_skewness,
+)
 from simlib.stats.tails import FEWEST_BURSTS, percentile_curve
 
 samples = arrays(np.float64, st.integers(3, 30), elements=st.floats(-1e3, 1e3))
@@ -93,7 +101,8 @@ def test_a_percentiles_interval_holds_the_values_whose_share_is_not_refuted():
 
     def score(x):
         shares = np.array([np.mean(run > x) for run in runs])
-        a = float(skewness_of_waits(shares - np.mean(shares), 0.8)) / math.sqrt(8)  # 1 - 2 * 0.1
+        skew = float(skewness_of_waits(shares - np.mean(shares), 4.0, 0.8))  # 1 - 2 * 0.1
+        a = skew / math.sqrt(8)
         z = (np.mean(shares) - 0.1) / stats.sem(shares)
         return z + a * z**2 / 3 + a**2 * z**3 / 27 + a / 6
 
@@ -153,19 +162,42 @@ def test_a_percentile_of_too_few_requests_is_left_empty():
     assert "p99 needs at least 1000 samples, got 900" in interval.reason
 
 
-def test_the_skewness_of_waits_is_raised_and_drawn_to_1():
+def test_the_skewness_of_waits_is_raised_and_drawn_to_the_usual_one():
     around_0 = np.array([-1.0, -1.0, -1.0, 3.0])
     seen = stats.skew(around_0)
-    assert skewness_of_waits(around_0, 0.0) == pytest.approx(seen)  # a median's: as it is
-    assert skewness_of_waits(around_0) == pytest.approx((4 * 1.5 * seen + 10) / 14)
+    assert skewness_of_waits(around_0, 4.0, 0.0) == pytest.approx(seen)  # a median's: as it is
+    assert skewness_of_waits(around_0, 4.0) == pytest.approx((4 * 1.5 * seen + 10) / 14)
     many = np.tile(around_0, 10_000)
-    assert skewness_of_waits(many) == pytest.approx(1.5 * seen, rel=1e-3)
+    assert skewness_of_waits(many, 4.0) == pytest.approx(1.5 * seen, rel=1e-3)
+    assert skewness_of_waits(many, 1e8) == pytest.approx(seen, rel=1e-3)  # long runs: as it is
+
+
+@pytest.mark.parametrize(("relaxations", "tolerance"), [(30, 0.35), (120, 0.3)])
+def test_the_usual_skewness_is_that_of_a_queues_shares_and_means(relaxations, tolerance):
+    """M/M/1 at rho 0.5, whose relaxation time is 5.8 requests; in equilibrium."""
+    rng = np.random.default_rng(1)
+    requests = round(relaxations * 5.83)
+    service, gap = rng.standard_exponential((2, 8000, requests + 100))
+    arrival = np.cumsum(gap / 0.5, axis=1)
+    total = np.cumsum(service, axis=1)
+    leave = np.maximum.accumulate(arrival - total + service, axis=1) + total
+    ttft = (leave - arrival)[:, 100:]
+    beyond = np.mean(ttft > -2.0 * math.log(0.1), axis=1)  # its p90
+    assert usual_skewness(0.1 * relaxations) == pytest.approx(stats.skew(beyond), rel=tolerance)
+    mean = stats.skew(ttft.mean(axis=1))
+    assert usual_skewness(BURSTY_SHARE * relaxations) == pytest.approx(mean, rel=tolerance)
+
+
+def test_the_usual_skewness_falls_with_the_length_of_runs_and_has_a_limit():
+    assert usual_skewness(400.0) == pytest.approx(usual_skewness(100.0) / 2.0)
+    assert usual_skewness(UNKNOWN_BURSTS) == 1.0
+    assert usual_skewness(0.01) == usual_skewness(0.0) == 2.0
 
 
 @pytest.mark.parametrize("n", [3, 9, 30])
 def test_means_of_few_skewed_values_are_covered(n):
     """Without it, 3 gamma values cover 93% and 9 cover 94%, and miss at the upper end."""
     draws = np.random.default_rng(n).gamma(2.0, 0.5, (4000, n))
-    intervals = [mean_curve(one, waits=True).interval() for one in draws]
+    intervals = [mean_curve(one, bursts=4.0).interval() for one in draws]
     assert np.mean([one.contains(1.0) for one in intervals]) == pytest.approx(0.955, abs=0.018)
     assert np.mean([one.high < 1.0 for one in intervals]) < 0.04

@@ -148,6 +148,29 @@ def test_the_benchmark_tandem_is_the_fast_engines_disaggregated_deployment():
     np.testing.assert_allclose(disagg.ttft[0], fcfs(prefill_end, output, 1)[0] - arrival, atol=1e-9)
 
 
+def test_closed_forms_of_the_benchmark_agree_with_each_other():
+    """M/M/c of one server is M/M/1, whose time is exponential, and M/H2/1 of scv 1 is, too."""
+    bench = benchmark("queues")
+    exact = (4.0, *(-4.0 * math.log(1.0 - q / 100.0) for q in bench.PERCENTS))
+    one = bench.Truth.of_tail(*bench.mmc_sojourn_tail(0.75, 1))
+    assert one.values == pytest.approx(exact)
+    halves = np.array([0.5, 0.5])
+    alike = bench.Truth.of_tail(*bench.mh21_sojourn_tail(0.75, halves, 2.0 * halves + 1e-9))
+    assert alike.values == pytest.approx(exact, rel=1e-6)
+    # Pollaczek-Khinchine: rho (1 + scv) / 2 / (1 - rho) and the service
+    assert bench.Queue("", 1, None, 2.5).truth(0.6).values[0] == pytest.approx(1.5 * 1.75 + 1)
+
+
+@pytest.mark.parametrize(("servers", "scv"), [(1, 1.0), (5, 1.0), (1, 2.5)])
+def test_closed_forms_of_the_benchmark_are_what_its_queues_come_to(servers, scv):
+    bench = benchmark("queues")
+    queue = bench.Queue("", servers, None, scv)
+    rng = np.random.default_rng(8)
+    seen = bench.Truth.of_runs(queue.draw(rng, 0.6, 1, 200_000).ttft[0, 2_000:] for _ in range(12))
+    for value, truth, error in zip(seen.values, queue.truth(0.6).values, seen.errors, strict=True):
+        assert abs(value - truth) < 4.0 * error < 0.1 * truth
+
+
 @pytest.mark.slow
 def test_intervals_cover_the_truth_of_a_known_queue():
     """A small version of benchmarks/interval_coverage.py, within four standard errors of 95%."""

@@ -165,7 +165,7 @@ def test_an_unstable_side_is_not_tested_and_takes_no_room_in_the_family() -> Non
 
 @pytest.mark.parametrize("replicates", [1, 4])
 def test_the_difference_is_that_of_the_columns(replicates: int) -> None:
-    pair = pair_of(replicates, sim_seconds=20000 if replicates == 1 else 1500)
+    pair = pair_of(replicates, sim_seconds=20000 if replicates == 1 else 4000)
     measured = [side.point.measured for side in pair.sides]
     for line in compare_pairs([pair]):
         b, c = (side[line["statistic"]].interval.estimate for side in measured)

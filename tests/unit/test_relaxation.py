@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simlib.errors import InvalidParameterError
+from simlib.stats.curve import UNKNOWN_BURSTS
 from simlib.stats.estimate import curve_of, effective, units_of
 from simlib.stats.relaxation import (
     FEWEST_EFFECTIVE,
@@ -182,3 +183,31 @@ def test_the_mean_of_heavy_tailed_values_is_open_above_though_their_work_is_not_
     assert opened.open_above == HEAVY_TAIL
     assert not closed.open_above
     assert not curve_of(units_of(list(heavy), length), 50.0).open_above
+    assert not curve_of(units_of(list(heavy), length), None, waits=False).open_above
+
+
+def test_the_tail_of_the_work_decides_waits_and_nothing_else():
+    """The time per token, or a share of requests, of prompts with a heavy tail."""
+    values = np.random.default_rng(1).normal(10.0, 1.0, (10, 2000))
+    units = units_of(list(values), RunLength(10, 2000.0, 500.0, 5.0, work_kurtosis=8000.0))
+    for percent in (None, 99.0):
+        assert curve_of(units, percent).open_above == HEAVY_TAIL
+        assert not curve_of(units, percent, waits=False).open_above
+
+
+def test_batches_of_a_run_have_the_bursts_of_their_own_length():
+    runs = np.random.default_rng(1).standard_exponential((2, 4000))
+    length = RunLength(2, 4000.0, 500.0, relaxation=20.0)
+    assert units_of(runs, length).bursts(0.1) == pytest.approx(0.1 * 200 / 10)
+    assert units_of(runs, length, batches=1).bursts(0.1) == pytest.approx(0.1 * 200)
+    assert units_of(runs).bursts(0.1) == UNKNOWN_BURSTS
+
+
+def test_a_long_runs_mean_is_drawn_to_less_skewness_than_a_short_ones():
+    runs = list(np.random.default_rng(1).normal(10.0, 1.0, (5, 2000)))
+    short, long = (
+        curve_of(units_of(runs, RunLength(5, 2000.0, 500.0, tau), batches=1), None).interval()
+        for tau in (100.0, 0.1)
+    )
+    lopsided = [(one.high - one.estimate) / (one.estimate - one.low) for one in (short, long)]
+    assert lopsided[0] > 1.5 * lopsided[1]

@@ -108,6 +108,8 @@ class _Point:
         """How long the runs are, with as many replicates as allowed."""
         early = before_decode(self.statistic.metric, self.config)
         length = self.taken.length(before_decode=early)
+        if not self.statistic.metric.since_arrival:
+            length = length.whatever_the_work()
         return replace(length, runs=self.precision.max_replicates)
 
     def replicate(self, wanted: int) -> None:

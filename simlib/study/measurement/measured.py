@@ -99,7 +99,7 @@ def metric_curves(
     for statistic in metric.statistics:
         bound = statistic.name in bounds
         of = lasted if bound else units
-        curve = curve_of(of, statistic.percent, waits=not metric.is_share)
+        curve = curve_of(of, statistic.percent, waits=metric.since_arrival)
         if bound and not curve.missing:
             curve = replace(curve, open_above=_LOWER_BOUND)
         if metric.is_share and curve.open_above:  # short runs flatter it: neither end is sure
