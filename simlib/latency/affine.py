@@ -99,6 +99,9 @@ def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, 
     return base_s + p[6] * context, p[6] * batch, MAX_STEPS
 
 
+FORMULA: Final = Formula(chunk, iteration, decode)
+
+
 class AffineLatency(LatencyModel):
     """Seconds of an iteration from seven coefficients.
 
@@ -127,8 +130,6 @@ class AffineLatency(LatencyModel):
 
     __slots__ = ("coefficients",)
 
-    formula = Formula(chunk, iteration, decode)
-
     def __init__(
         self,
         coefficients: AffineCoefficients,
@@ -143,7 +144,7 @@ class AffineLatency(LatencyModel):
         self.coefficients = coefficients
         mixed_s = max(coefficients.decode_sequence_s, coefficients.prefill_token_s)
         own = (*astuple(coefficients), mixed_s, step_overhead_s, sequence_overhead_s)
-        super().__init__(own, kv_bytes_per_token)
+        super().__init__(FORMULA, own, kv_bytes_per_token)
 
     @classmethod
     def from_catalog(

@@ -13,13 +13,15 @@ from simlib.latency import affine, linear, roofline, steps, table
 from simlib.latency.protocol import Formula
 
 FORMULAS: dict[str, Formula] = {
-    "linear": linear.LinearLatency.formula,
-    "roofline": roofline.RooflineLatency.formula,
-    "affine": affine.AffineLatency.formula,
-    "table": table.TableLatency.formula,
-    "steps": steps.StepTableLatency.formula,
+    "linear": linear.FORMULA,
+    "roofline": roofline.FORMULA,
+    "dense roofline": roofline.DENSE,
+    "affine": affine.FORMULA,
+    "table": table.FORMULA,
+    "steps": steps.FORMULA,
 }
 HELPERS: tuple[Callable[..., Any], ...] = (
+    roofline.dense_chunk,
     roofline.busiest,
     roofline.layers_s,
     roofline.experts_s,

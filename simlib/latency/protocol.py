@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from simlib.errors import InvalidParameterError
 
@@ -56,16 +56,16 @@ class LatencyModel:
     unchanged batch the total context is ``context + k * batch``.
     """
 
-    __slots__ = ("kv_bytes_per_token", "limits", "parameters")
-
-    formula: ClassVar[Formula]
+    __slots__ = ("formula", "kv_bytes_per_token", "limits", "parameters")
 
     def __init__(
         self,
+        formula: Formula,
         parameters: Sequence[float],
         kv_bytes_per_token: float,
         limits: Limits | None = None,
     ) -> None:
+        self.formula = formula
         self.parameters = tuple(map(float, parameters))
         """What the functions of `formula` read."""
         self.kv_bytes_per_token = kv_bytes_per_token

@@ -109,9 +109,14 @@ def is_calibrated(gpu: str, precision: str = "bf16") -> bool:
 """
 
 
-def chunk(p: Sequence[float], new: int, before: int) -> float:
+def dense_chunk(p: Sequence[float], new: int, before: int) -> float:
     """Return the seconds of a chunk's attention: launch, and computing it or reading the cache."""
-    seconds = p[CHUNK] + max(p[PAIR] * new * (before + 0.5 * new + 0.5), p[KV] * (before + new))
+    return p[CHUNK] + max(p[PAIR] * new * (before + 0.5 * new + 0.5), p[KV] * (before + new))
+
+
+def chunk(p: Sequence[float], new: int, before: int) -> float:
+    """Return the same where some layers may have a window."""
+    seconds = dense_chunk(p, new, before)
     window = p[WINDOW]
     if window > 0:
         growing = min(max(window - before, 0.0), new)  # tokens with less than a window before them
@@ -177,6 +182,22 @@ def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, 
     seconds = layers_s(p, sequences, sequences) + experts_s(p, batch, sequences)
     attention_s, growth_s, steps = decode_attention(p, batch, context)
     return seconds + attention_s, growth_s, steps
+
+
+def dense_iteration(
+    p: Sequence[float], work: float, tokens: int, chunks: int, batch: int, context: int
+) -> float:
+    """Return what `iteration` does, for one rank without experts and windows: in less time."""
+    return layers_s(p, tokens + batch, batch + chunks) + (p[CONTEXT] * context + work)
+
+
+def dense_decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
+    """Return what `decode` does, for one rank without experts and windows: in less time."""
+    return layers_s(p, batch, batch) + p[CONTEXT] * context, p[CONTEXT] * batch, MAX_STEPS
+
+
+FORMULA: Final = Formula(chunk, iteration, decode)
+DENSE: Final = Formula(dense_chunk, dense_iteration, dense_decode)
 
 
 class RooflineLatency(LatencyModel):
@@ -253,8 +274,6 @@ class RooflineLatency(LatencyModel):
 
     __slots__ = ()
 
-    formula = Formula(chunk, iteration, decode)
-
     def __init__(
         self,
         model: catalog.Model,
@@ -320,6 +339,7 @@ class RooflineLatency(LatencyModel):
                 whole=enable_expert_parallel,
             )
         super().__init__(
+            FORMULA,
             (
                 step_s + moe.step_s,
                 2.0 * model.everyone_parameters / matrix_rate,
@@ -343,6 +363,8 @@ class RooflineLatency(LatencyModel):
             ),
             kv_total,
         )
+        if self.parameters[RANKS] == 1.0 and not any(self.parameters[EXPERT:]):
+            self.formula = DENSE
 
     @classmethod
     def from_catalog(

@@ -150,6 +150,9 @@ def _number(line: Mapping[str, str], name: str, least: float, where: str) -> flo
     return value
 
 
+FORMULA: Final = Formula(chunk, iteration, decode)
+
+
 class StepTableLatency(LatencyModel):
     """Seconds of an iteration by linear interpolation in a `StepTable`.
 
@@ -171,8 +174,6 @@ class StepTableLatency(LatencyModel):
 
     __slots__ = ("table",)
 
-    formula = Formula(chunk, iteration, decode)
-
     def __init__(
         self,
         table: StepTable,
@@ -193,4 +194,4 @@ class StepTableLatency(LatencyModel):
             batch=table.batch[-1],
             context=table.context[-1],
         )
-        super().__init__(parameters, kv_bytes_per_token, limits)
+        super().__init__(FORMULA, parameters, kv_bytes_per_token, limits)

@@ -206,6 +206,9 @@ class LatencyTable:
             raise InvalidParameterError("table", str(path), allowed, str(error)) from error
 
 
+FORMULA: Final = Formula(chunk, iteration, decode)
+
+
 class TableLatency(LatencyModel):
     """Seconds of an iteration by linear interpolation in a `LatencyTable`.
 
@@ -224,8 +227,6 @@ class TableLatency(LatencyModel):
 
     __slots__ = ("table",)
 
-    formula = Formula(chunk, iteration, decode)
-
     def __init__(
         self,
         table: LatencyTable,
@@ -240,7 +241,7 @@ class TableLatency(LatencyModel):
         parameters += table.tokens + table.shared_s
         parameters += table.chunk + table.before + list(chain(*table.prefill_attention_s))
         parameters += table.batch + table.context + list(chain(*table.decode_attention_s))
-        super().__init__(parameters, table.kv_bytes_per_token)
+        super().__init__(FORMULA, parameters, table.kv_bytes_per_token)
 
     @classmethod
     def read(

@@ -67,7 +67,7 @@ def real_latencies(draw):
         return TableLatency(small_table(), **overhead)
     if kind == "steps":
         return StepTableLatency(small_steps(), 1000.0, **overhead)
-    if kind == "roofline":
+    if kind in ("roofline", "dense roofline"):
         return draw(st.sampled_from(list(rooflines(**overhead).values())))
     return latency_model(kind, model="llama-3.1-70b", **where, kv_cache_dtype=dtype, **overhead)
 

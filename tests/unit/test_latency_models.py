@@ -15,6 +15,8 @@ from simlib.latency.affine import AffineCoefficients, AffineLatency, affine_coef
 from simlib.latency.models import latency_model
 from simlib.latency.protocol import MAX_STEPS, LatencyModel
 from simlib.latency.roofline import (
+    DENSE,
+    FORMULA,
     RooflineCalibration,
     RooflineLatency,
     is_calibrated,
@@ -140,6 +142,30 @@ def test_the_roofline_is_its_formula():
     expected += tokens * 20 * 32 * hidden / 3.35e12
     assert latency.iteration_s([(new, before)], batch, context) == pytest.approx(expected)
     assert latency.kv_bytes_per_token == 2 * 32 * 8 * 128 * 2
+
+
+@given(
+    new=st.integers(1, 2**15),
+    before=st.integers(0, 2**17),
+    chunks=st.integers(1, 4),
+    batch=st.integers(0, 512),
+    mean=contexts,
+)
+def test_the_formula_of_dense_models_gives_the_bits_of_the_whole_one(
+    new, before, chunks, batch, mean
+):
+    p = RooflineLatency.from_catalog("llama-3.1-70b", "h100_sxm", 4).parameters
+    work = FORMULA.chunk(p, new, before)
+    assert DENSE.chunk(p, new, before) == work
+    shape = (p, work, new * chunks, chunks, batch, batch * mean)
+    assert DENSE.iteration(*shape) == FORMULA.iteration(*shape)
+    if batch > 0:
+        assert DENSE.decode(p, batch, batch * mean) == FORMULA.decode(p, batch, batch * mean)
+
+
+@pytest.mark.parametrize("kind", rooflines())
+def test_only_dense_models_on_one_rank_have_the_formula_of_dense_models(kind):
+    assert (rooflines()[kind].formula is DENSE) == (kind == "dense")
 
 
 def test_a_chunked_prompt_computes_the_same_attention_as_a_whole_one():
