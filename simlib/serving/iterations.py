@@ -2,6 +2,7 @@
 
 An iteration that only decodes repeats itself until a sequence ends, blocks run out or something
 is delivered that the batch has room for. All of these are one jump, with their time in closed form.
+The chunks of a long prompt, which leave room for nobody, are another kind of jump.
 """
 
 from __future__ import annotations
