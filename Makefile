@@ -45,8 +45,9 @@ bench: $(VENV)/.runtime ## Measure the engines' speed, and what the workflow cos
 	$(BIN)/python benchmarks/batching.py
 	$(BIN)/python benchmarks/workflow.py
 
+scoreboard: export MEASURED := $(MEASURED)
 scoreboard: $(VENV)/.runtime ## Simulate measured servers, report errors: MEASURED="a.csv b.csv"
-	$(BIN)/python benchmarks/scoreboard.py $(MEASURED)
+	$(BIN)/snakemake --cores 1 scoreboard
 
 schema: $(VENV)/.runtime ## Write workflow/schemas/config.schema.json anew
 	$(BIN)/simlib study schema --output workflow/schemas/config.schema.json

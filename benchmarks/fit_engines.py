@@ -1,4 +1,4 @@
-"""Fit the four constants of each serving engine to measured servers, and test them on others.
+"""Fit the constants of each serving engine to measured servers, and test them on others.
 
     python benchmarks/fit_engines.py MEASURED.csv [MEASURED.csv …] [--write]
 
@@ -7,9 +7,14 @@ a sequence are those of the least error of TPOT on a grid, then the front end's 
 of the least error of TTFT. Errors are absolute logarithms of simulated over measured, of which
 what exceeds a factor of two counts as that; each group counts alike, whatever its number of rows.
 
-Each group is then simulated with constants that were fitted without it. Whether an engine's
-constants are fitted to its own groups, or to all of them alike, is decided by the error of these
-left-out groups; a group whose engine has no other takes those of all. `--write` replaces the
+The constants of layers of experts, and then of latent attention, are those of the least error of
+mixtures of experts, the same for all engines: most engines have one group of each kind, so what is
+an engine's own could not be tested. Rows of contradicted sizes, and groups with tensor parallelism
+across nodes, are not fitted to.
+
+Each group is then simulated with constants that were fitted without it. Whether an engine's first
+four constants are fitted to its own groups, or to all of them alike, is decided by the error of
+these left-out groups; a group whose engine has no other takes those of all. `--write` replaces the
 numbers of ``simlib/latency/catalog/engines.csv``, with these errors and the constants' spread, and
 ``benchmarks/engines_left_out.csv``, the constants fitted without each group.
 """
@@ -23,43 +28,76 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from measured import RefusedError, Row, predict, read_rows, with_engine
+from measured import RefusedError, Row, contradicted, is_dense, predict, read_rows, with_engine
+
+from simlib.latency import catalog
 
 FILE = Path(__file__).resolve().parent.parent / "simlib" / "latency" / "catalog" / "engines.csv"
+FRONT_END = ("request_s", "token_s")
 LEFT_OUT = Path(__file__).with_name("engines_left_out.csv")
-CONSTANTS = (
-    "step_overhead_s",
-    "sequence_overhead_s",
-    "front_end_request_s",
-    "front_end_token_s",
-)
+TTFT, TPOT = 0, 1
+
+
+class Constants(NamedTuple):
+    """What is fitted: of every model, and of layers of experts and of latent attention."""
+
+    step_overhead_s: float = 1e-3
+    sequence_overhead_s: float = 3.5e-5
+    front_end_request_s: float = 3e-3
+    front_end_token_s: float = 2e-6
+    expert_launch_s: float = 0.0
+    latent_launch_s: float = 0.0
+    latent_step_s: float = 0.0
+
+
+START = Constants()
+"""The front end with which overheads are fitted; the overheads where an engine has no rows."""
 STEPS_S = (0.0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3)
 SEQUENCES_S = (0.0, 1e-5, 2e-5, 3.5e-5, 5e-5, 7e-5)
 REQUESTS_S = (1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3)
 TOKENS_S = (0.0, 2e-6, 4e-6)
 ENOUGH_ROWS = 40
 """Of a group of twice as many rows every second one is fitted to, and so on; all are tested."""
-START = (1e-3, 3.5e-5, 3e-3, 2e-6)
-"""The front end with which overheads are fitted; the overheads where an engine has no rows."""
+
+
+class Term(NamedTuple):
+    """A constant of layers that only mixtures of experts have."""
+
+    name: str
+    latent: bool
+    """Whether it is fitted to models with latent attention, or to those without."""
+    which: int
+    """Whose error it is fitted to."""
+    grid: tuple[float, ...]
+
+
+TERMS = (
+    Term("expert_launch_s", False, TTFT, tuple(1e-4 * k for k in range(16))),
+    Term("latent_launch_s", True, TTFT, tuple(5e-4 * k for k in range(13))),
+    Term("latent_step_s", True, TPOT, tuple(1e-5 * k for k in range(11))),
+)
+
+ENOUGH_ROWS = 40
+"""Of a group of twice as many rows every second one is fitted to, and so on; all are tested."""
+EXPERT_LAUNCHES_S = (0.0, 2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1.2e-3, 1.5e-3)
+LATENT_LAUNCHES_S = (0.0, 1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3)
+LATENT_STEPS_S = (0.0, 1e-5, 2e-5, 3e-5, 4e-5, 5e-5, 6e-5, 8e-5, 1e-4)
 
 Group = tuple[str, str, str]
-Pair = tuple[float, float]
-Constants = tuple[float, float, float, float]
 From = Callable[[Iterable[Group], str], list[Group]]
-TTFT, TPOT = 0, 1
 Errors = tuple[float, float]
 
 
 def settings(row: Row, constants: Constants) -> dict[str, Any]:
     """Return a row's configuration with given constants."""
-    step_s, sequence_s, request_s, token_s = constants
+    named = constants._asdict()
     one = with_engine(row)
-    one["latency"] |= {"step_overhead_s": step_s, "sequence_overhead_s": sequence_s}
     section = one["batching_mono" if row.mode == "agg" else "batching_disagg"]
-    section["front_end"] = {"request_s": request_s, "token_s": token_s}
+    section["front_end"] = {name: named.pop(f"front_end_{name}") for name in FRONT_END}
+    one["latency"] |= named
     return one
 
 
@@ -89,19 +127,31 @@ class Fit:
             self.known[key] = np.minimum(logs, np.log(2.0)).mean(axis=0)
         return self.known[key]
 
-    def overheads(self, groups: Sequence[Group]) -> Pair:
+    def least(
+        self, starts: dict[Group, Constants], which: int, **grid: Sequence[float]
+    ) -> dict[str, float]:
+        """Return the numbers of the least mean error over groups, of all on a grid."""
+        points = [dict(zip(grid, numbers, strict=True)) for numbers in product(*grid.values())]
+        return min(
+            points,
+            key=lambda point: np.mean(
+                [self.size(one, start._replace(**point))[which] for one, start in starts.items()]
+            ),
+        )
+
+    def overheads(self, groups: Iterable[Group]) -> Constants:
         """Return seconds per step and per sequence of the least error of TPOT over groups."""
-        pairs = product(STEPS_S, SEQUENCES_S)
-        return min(pairs, key=lambda pair: self.mean(groups, (*pair, *START[2:]), TPOT))
+        grid = {"step_overhead_s": STEPS_S, "sequence_overhead_s": SEQUENCES_S}
+        return START._replace(**self.least(dict.fromkeys(groups, START), TPOT, **grid))
 
-    def front_end(self, groups: Sequence[Group], overheads: Pair) -> Pair:
-        """Return seconds per request and per token of the least error of TTFT over groups."""
-        pairs = product(REQUESTS_S, TOKENS_S)
-        return min(pairs, key=lambda pair: self.mean(groups, (*overheads, *pair), TTFT))
+    def front_end(self, groups: Iterable[Group], overheads: Constants) -> Constants:
+        """Return these with seconds per request and token of the least error of TTFT."""
+        grid = {"front_end_request_s": REQUESTS_S, "front_end_token_s": TOKENS_S}
+        return overheads._replace(**self.least(dict.fromkeys(groups, overheads), TTFT, **grid))
 
-    def mean(self, groups: Sequence[Group], constants: Constants, which: int) -> float:
-        """Return the mean error of groups."""
-        return float(np.mean([self.size(group, constants)[which] for group in groups]))
+    def is_latent(self, group: Group) -> bool:
+        """Return whether a group's model has latent attention."""
+        return catalog.model(self.groups[group][0].model).kv_lora_rank > 0
 
 
 def of_engine(groups: Iterable[Group], engine: str) -> list[Group]:
@@ -133,39 +183,63 @@ def fitted_constants(fit: Fit) -> tuple[dict[str, Constants], dict[Group, Consta
     tpot, ttft = {}, {}
     for name, which in FROM.items():
         of = {one: fit.overheads(which(others[one], one[1])) for one in groups}
-        sizes = [fit.size(one, (*of[one], *START[2:]))[TPOT] for one in groups]
-        tpot[name] = float(np.mean(sizes))
+        tpot[name] = float(np.mean([fit.size(one, of[one])[TPOT] for one in groups]))
     overheads_from = choose("overheads", tpot)
     overheads = {one: fit.overheads(overheads_from(others[one], one[1])) for one in groups}
     for name, which in FROM.items():
         of = {one: fit.front_end(which(others[one], one[1]), overheads[one]) for one in groups}
-        sizes = [fit.size(one, (*overheads[one], *of[one]))[TTFT] for one in groups]
-        ttft[name] = float(np.mean(sizes))
+        ttft[name] = float(np.mean([fit.size(one, of[one])[TTFT] for one in groups]))
     front_end_from = choose("front end", ttft)
     without = {
-        one: (
-            *overheads[one],
-            *fit.front_end(front_end_from(others[one], one[1]), overheads[one]),
-        )
-        for one in groups
+        one: fit.front_end(front_end_from(others[one], one[1]), overheads[one]) for one in groups
     }
     own = {}
     for engine in sorted({engine for _, engine, _ in groups}):
         pair = fit.overheads(overheads_from(groups, engine))
-        own[engine] = (*pair, *fit.front_end(front_end_from(groups, engine), pair))
+        own[engine] = fit.front_end(front_end_from(groups, engine), pair)
     return own, without
 
 
+def with_layers(
+    fit: Fit, own: dict[str, Constants]
+) -> tuple[dict[str, Constants], dict[Group, Constants]]:
+    """Return engines' constants with those of layers, and these fitted without each group."""
+    starts = {one: own[one[1]] for one in fit.groups}
+    found = layers(fit, starts)
+    without = {}
+    for one, start in starts.items():
+        others = {group: constants for group, constants in starts.items() if group != one}
+        without[one] = start._replace(**layers(fit, others))
+    return {engine: constants._replace(**found) for engine, constants in own.items()}, without
+
+
+def layers(fit: Fit, starts: dict[Group, Constants]) -> dict[str, float]:
+    """Return the constants of layers, common to all engines, fitted one after the other."""
+    found: dict[str, float] = {}
+    for term in TERMS:
+        members = {
+            one: start._replace(**found)
+            for one, start in starts.items()
+            if fit.is_latent(one) == term.latent
+        }
+        found |= fit.least(members, term.which, **{term.name: term.grid})
+    return found
+
+
+def crosses(row: Row) -> bool:
+    """Return whether all-reduces of a row cross the network, which the roofline does not know."""
+    return any(pool.tp > catalog.gpu(row.gpu).link_gpus for pool in row.pools)
+
+
 def simulated(rows: Iterable[Row]) -> dict[Group, list[Row]]:
-    """Return the monolithic rows that simlib can simulate, by group."""
+    """Return the rows that simlib can simulate, by group."""
     found: dict[Group, list[Row]] = defaultdict(list)
     for row in rows:
         try:
             predict(with_engine(row))
         except RefusedError:
             continue
-        if row.mode == "agg":
-            found[row.group].append(row)
+        found[row.group].append(row)
     return dict(found)
 
 
@@ -192,10 +266,21 @@ def main() -> int:
     parser.add_argument("measured", nargs="+", type=Path, help="development data only")
     parser.add_argument("--write", action="store_true", help="replace the catalog's numbers")
     options = parser.parse_args()
-    groups = simulated(row for path in options.measured for row in read_rows(path))
-    own, without = fitted_constants(Fit(groups))
+    rows = [row for path in options.measured for row in read_rows(path)]
+    doubtful = contradicted(rows)
+    used = [row for number, row in enumerate(rows) if number not in doubtful]
+    dense = simulated(row for row in used if is_dense(row) and row.mode == "agg")
+    mixtures = simulated(row for row in used if not is_dense(row))
+    own, without = fitted_constants(Fit(dense))
+    inside = {group: rows for group, rows in mixtures.items() if not any(map(crosses, rows))}
+    with_found, without_mixtures = with_layers(Fit(inside), own)
+    for group in mixtures.keys() - inside.keys():  # nothing was fitted to it
+        without_mixtures[group] = with_found[group[1]]
+    own = with_found
+    without |= without_mixtures
     for name, constants in (*own.items(), *without.items()):
-        print(name, constants)
+        print(name, *map("{:g}".format, constants))
+    groups = dense | mixtures
     held_out = {group: logarithms(rows, without[group]) for group, rows in groups.items()}
     in_sample = {group: logarithms(rows, own[group[1]]) for group, rows in groups.items()}
     print("| GPU | engine | model | rows | TTFT left out | TPOT | TTFT in sample | TPOT |")
@@ -203,28 +288,42 @@ def main() -> int:
     for group, rows in groups.items():
         errors = (*medians(held_out[group]), *medians(in_sample[group]))
         print("|", " | ".join([*group, str(len(rows)), *(f"{e:.1f} %" for e in errors)]), "|")
-    for name, logs in (("left out", held_out), ("in sample", in_sample)):
-        print(name, *(f"{e:.1f} %" for e in medians(np.concatenate(list(logs.values())))))
-    fitted = {}
-    for engine in own:
-        mine = [group for group in groups if group[1] == engine]
-        left_out = medians(np.concatenate([held_out[group] for group in mine]))
-        row = {}
-        for place, name in enumerate(CONSTANTS):
-            seen = [own[engine][place], *(without[group][place] for group in mine)]
-            row[name] = f"{own[engine][place]:g}"
-            row[f"{name}_low"], row[f"{name}_high"] = f"{min(seen):g}", f"{max(seen):g}"
-        row["ttft_error_percent"], row["tpot_error_percent"] = (f"{e:.1f}" for e in left_out)
-        row["groups"] = str(len(mine))
-        row["rows"] = str(sum(len(groups[group]) for group in mine))
-        fitted[engine] = row
+    for kind, members in (("dense", dense), ("experts", mixtures)):
+        for name, logs in (("left out", held_out), ("in sample", in_sample)):
+            every = np.concatenate([logs[group] for group in members])
+            print(kind, name, *(f"{e:.1f} %" for e in medians(every)))
     if options.write:
-        write(fitted)
+        write({engine: _line(engine, own, without, groups, held_out) for engine in own})
         with LEFT_OUT.open("w", newline="", encoding="utf-8") as text:
             out = csv.writer(text, lineterminator="\n")
-            out.writerow(("gpu", "engine", "model", *CONSTANTS))
+            out.writerow(("gpu", "engine", "model", *Constants._fields))
             out.writerows((*group, *map("{:g}".format, without[group])) for group in groups)
     return 0
+
+
+def _line(
+    engine: str,
+    own: dict[str, Constants],
+    without: dict[Group, Constants],
+    groups: dict[Group, list[Row]],
+    held_out: dict[Group, np.ndarray],
+) -> dict[str, str]:
+    """Return an engine's numbers for the catalog, with their spread and errors."""
+    mine = [group for group in groups if group[1] == engine]
+    line = {}
+    for name, value in own[engine]._asdict().items():
+        # layers are fitted to all engines' groups, the rest to dense models
+        seen = without if name.startswith(("expert", "latent")) else mine
+        numbers = [value, *(getattr(without[group], name) for group in seen)]
+        line |= {
+            name: f"{value:g}",
+            f"{name}_low": f"{min(numbers):g}",
+            f"{name}_high": f"{max(numbers):g}",
+        }
+    left_out = medians(np.concatenate([held_out[group] for group in mine]))
+    line["ttft_error_percent"], line["tpot_error_percent"] = (f"{e:.1f}" for e in left_out)
+    line["groups"], line["rows"] = str(len(mine)), str(sum(len(groups[group]) for group in mine))
+    return line
 
 
 if __name__ == "__main__":

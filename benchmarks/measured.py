@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ PUBLIC_SWEEP = {(1024, 1024), (1024, 8192), (8192, 1024)}
 to 1.0 of these and sends ten requests per place in flight."""
 SHORTEST = 0.8
 SPARE_TOKENS = 1500
+ALIKE = {"DeepSeek-V3": "DeepSeek-R1"}
+"""Models of one architecture; some of their rows are one measurement under both names."""
+SAME_TPOT = 0.02
+"""Relative difference of mean TPOT below which two rows may be one measurement."""
 MOST_IN_BATCH = 256
 """Sequences of a batch by default, which its tokens must not be below."""
 _EIGHT_BIT = {"fp8", "fp8_block", "fp8_static"}
@@ -81,8 +86,14 @@ class Row:
 
     @property
     def group(self) -> tuple[str, str, str]:
-        """What shares unknowns: GPU, engine and model."""
-        return self.gpu, self.engine, self.model.rpartition("/")[2]
+        """What shares unknowns: GPU, engine and architecture."""
+        model = self.model.rpartition("/")[2]
+        return self.gpu, self.engine, ALIKE.get(model, model)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the deployment, as stated."""
+        return sum(pool.workers * pool.tp * pool.pp * pool.attention_dp for pool in self.pools)
 
     @property
     def deployment(self) -> tuple[Any, ...]:
@@ -141,6 +152,43 @@ def _concurrency(line: dict[str, str], mode: str) -> int | None:
     if not stated and found:
         stated = found[1]
     return int(float(stated)) if stated else None
+
+
+def is_dense(row: Row) -> bool:
+    """Return whether a model has no experts, as far as its name says."""
+    name = row.model.rpartition("/")[2].lower()
+    return name.startswith("llama") or name.startswith("qwen3-32b")
+
+
+def contradicted(rows: Sequence[Row]) -> set[int]:
+    """Return the places of monolithic rows whose stated sizes cannot be those that were measured.
+
+    Most rows of their deployment repeat the TPOT of a deployment with half of the GPUs or fewer,
+    at the same lengths and number in flight.
+    """
+    alike: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    deployments: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        if row.mode == "agg" and row.pools and row.concurrency:
+            alike[_setting(row)].append(row)
+            deployments[row.deployment].append(number)
+    found: set[int] = set()
+    for numbers in deployments.values():
+        repeated = [
+            any(
+                2 * other.gpus <= rows[number].gpus
+                and abs(other.tpot_s / rows[number].tpot_s - 1) < SAME_TPOT
+                for other in alike[_setting(rows[number])]
+            )
+            for number in numbers
+        ]
+        if 2 * sum(repeated) > len(numbers):
+            found.update(numbers)
+    return found
+
+
+def _setting(row: Row) -> tuple[object, ...]:
+    return (*row.group, row.prompt, row.output, row.precision, row.concurrency)
 
 
 Settings = Callable[[Row], dict[str, Any]]

@@ -1,7 +1,7 @@
 """Simulate every measured row, and report errors, refusals, verdicts and peers.
 
     python benchmarks/scoreboard.py MEASURED.csv [MEASURED.csv …] [--all SAMPLE.csv]
-        [--rows scoreboard.csv] [--output scoreboard.md]
+        [--rows scoreboard.csv] [--output scoreboard.md] [--peer-every 20]
 
 The files given first are development data: engines were fitted to them, so each of their rows is
 simulated with constants that were fitted without its group (``benchmarks/fit_engines.py``), and,
@@ -9,8 +9,9 @@ called so, with those of the catalog. `--all` names a larger set of the same kin
 one that aiconfigurator-core carries, where it is installed. Its other rows were used for nothing.
 
 Each row counts as it comes into `--rows`, so a run that was stopped goes on where it was. Intervals
-are bootstraps over deployments: rows of one server are not independent. Where aiconfigurator is
-installed it is asked for the same rows, and errors are compared in pairs.
+are bootstraps over deployments: rows of one server are not independent. Where aiconfigurator and
+AISimulate are installed they are asked for the same rows, or with ``--peer-every N`` for each Nth
+of them, and errors are compared in pairs.
 """
 
 from __future__ import annotations
@@ -19,21 +20,33 @@ import argparse
 import csv
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+from aims import far_off, summary
 from fit_engines import LEFT_OUT, Constants, settings
-from measured import RefusedError, Row, plain, predict, read_rows, with_engine
+from measured import (
+    RefusedError,
+    Row,
+    contradicted,
+    is_dense,
+    plain,
+    predict,
+    read_rows,
+    with_engine,
+)
 from numpy.typing import NDArray
-from peers import Estimate, aiconfigurator
+from peers import Estimate, installed
 from verdict_skill import skill
 
 from simlib.latency import catalog
 
-COLUMNS = ("plain", "engine", "left_out", "peer")
+OURS = ("plain", "engine", "left_out")
 """Who predicts: without an engine; with it; with constants fitted without the row's group."""
+COLUMNS = (*OURS, "aiconfigurator", "aisimulate")
 FIELDS = ["row", *(f"{who}_{what}" for who in COLUMNS for what in ("ttft_s", "tpot_s", "refused"))]
 DRAWS = 2000
 Times = NDArray[np.float64]
@@ -80,22 +93,21 @@ def left_out_constants() -> dict[tuple[str, ...], Constants]:
         lines = list(csv.reader(text))[1:]
     found = {}
     for gpu, engine, model, *numbers in lines:
-        step_s, sequence_s, request_s, token_s = map(float, numbers)
-        found[gpu, engine, model] = (step_s, sequence_s, request_s, token_s)
+        found[gpu, engine, model] = Constants(*map(float, numbers))
     return found
 
 
 def predicted(
-    row: Row, without: dict[tuple[str, ...], Constants], peer: Estimate | None
+    row: Row, without: dict[tuple[str, ...], Constants], peers: Mapping[str, Estimate]
 ) -> dict[str, str]:
     """Return the row's line: times of all who predict, or why they do not."""
     line: dict[str, str] = {}
-    for who in COLUMNS:
+    for who in (*OURS, *peers):
         try:
-            if who == "peer":
-                if peer is None or "engine_ttft_s" not in line:
+            if who in peers:
+                if "engine_ttft_s" not in line:
                     raise RefusedError("not asked")
-                times = peer(row)
+                times = peers[who](row)
             elif who == "plain":
                 times = predict(plain(row))
             elif who == "engine" or not row.development:
@@ -111,7 +123,9 @@ def predicted(
     return line
 
 
-def run(rows: Sequence[Row], path: Path, peer: Estimate | None) -> list[dict[str, str]]:
+def run(
+    rows: Sequence[Row], path: Path, peers: Mapping[str, Estimate], peer_every: int = 1
+) -> list[dict[str, str]]:
     """Return the lines of all rows; those that the file has are not made again."""
     lines: dict[int, dict[str, str]] = {}
     if path.exists():
@@ -124,7 +138,8 @@ def run(rows: Sequence[Row], path: Path, peer: Estimate | None) -> list[dict[str
             out.writeheader()
         for number, row in enumerate(rows):
             if number not in lines:
-                lines[number] = {"row": str(number), **predicted(row, without, peer)}
+                asked = peers if number % peer_every == 0 else {}
+                lines[number] = {"row": str(number), **predicted(row, without, asked)}
                 out.writerow(lines[number])
                 text.flush()
                 if number % 100 == 0:
@@ -158,23 +173,19 @@ def interval(values: Times, clusters: Sequence[object]) -> str:
     return f"{np.median(values):.1f} ({low:.1f} to {high:.1f})"
 
 
-def is_dense(row: Row) -> bool:
-    """Return whether a model has no experts, as far as its name says."""
-    name = row.model.rpartition("/")[2].lower()
-    return name.startswith("llama") or name.startswith("qwen3-32b")
-
-
 HEAD = "| rows of | who | rows | deployments | TTFT, median error % | TPOT | off by over 5 times |"
 
 
-def table(rows: Sequence[Row], lines: Sequence[dict[str, str]], peer: str) -> list[str]:
+def table(
+    rows: Sequence[Row], lines: Sequence[dict[str, str]], peers: Mapping[str, str]
+) -> list[str]:
     """Return errors by kind of row and by who predicts, each over the rows that it predicts."""
     measured = np.array([[row.ttft_s, row.tpot_s] for row in rows])
     names = {
         "plain": "without an engine",
         "engine": "with `latency.engine`",
         "left_out": "constants fitted without the group",
-        "peer": peer,
+        **peers,
     }
     out = [HEAD, "|---|---|---|---|---|---|---|"]
     for kind, chosen in kinds(rows).items():
@@ -188,7 +199,7 @@ def table(rows: Sequence[Row], lines: Sequence[dict[str, str]], peer: str) -> li
             ratio = predicted_s[use] / measured[use]
             error = 100 * np.abs(ratio - 1)
             clusters = [row.deployment for row, used in zip(rows, use, strict=True) if used]
-            far = int((np.abs(np.log(ratio)) > np.log(5)).any(axis=1).sum())
+            far = far_off(ratio)
             label = f"{name} (in sample)" if kind.startswith("dev") and who == "engine" else name
             out.append(
                 f"| {kind} | {label} | {use.sum()} of {chosen.sum()} | {len(set(clusters))} "
@@ -198,7 +209,12 @@ def table(rows: Sequence[Row], lines: Sequence[dict[str, str]], peer: str) -> li
 
 
 def kinds(rows: Sequence[Row]) -> dict[str, NDArray[np.bool_]]:
-    """Return which rows are of each kind; those that nobody fitted come first."""
+    """Return which rows are of each kind; those that nobody fitted come first.
+
+    Where sizes of some rows cannot be those that were measured, a kind without these follows.
+    """
+    credible = np.ones(len(rows), dtype=np.bool_)
+    credible[list(contradicted(rows))] = False
     found: dict[str, NDArray[np.bool_]] = {}
     for development in (False, True):
         for mode, mode_name in (("agg", "monolithic"), ("disagg", "disaggregated")):
@@ -210,22 +226,26 @@ def kinds(rows: Sequence[Row]) -> dict[str, NDArray[np.bool_]]:
                     ]
                 )
                 who = "development" if development else "others"
-                found[f"{who}, {mode_name}, {'dense' if dense else 'experts'}"] = chosen
+                name = f"{who}, {mode_name}, {'dense' if dense else 'experts'}"
+                found[name] = chosen
+                if (chosen & ~credible).any():
+                    found[f"{name}, sizes credible"] = chosen & credible
     return {kind: chosen for kind, chosen in found.items() if chosen.any()}
 
 
-def paired(rows: Sequence[Row], lines: Sequence[dict[str, str]], peer: str) -> list[str]:
-    """Return how much smaller our errors are than a peer's on the same rows."""
+def paired(
+    rows: Sequence[Row], lines: Sequence[dict[str, str]], peers: Mapping[str, str]
+) -> list[str]:
+    """Return how much smaller our errors are than those of peers on the same rows."""
     measured = np.array([[row.ttft_s, row.tpot_s] for row in rows])
-    theirs = 100 * np.abs(times(lines, "peer") / measured - 1)
     out = [
-        f"| rows of | rows | TTFT error %: simlib | {peer} | median difference "
-        f"| TPOT error %: simlib | {peer} | median difference |",
-        "|---|---|---|---|---|---|---|---|",
+        "| rows of | peer | rows | TTFT error %: simlib | peer | median difference "
+        "| TPOT error %: simlib | peer | median difference |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for kind, chosen in kinds(rows).items():
+    for (kind, chosen), (name, label) in product(kinds(rows).items(), peers.items()):
         who = "left_out" if kind.startswith("development") else "engine"
-        ours = 100 * np.abs(times(lines, who) / measured - 1)
+        ours, theirs = (100 * np.abs(times(lines, one) / measured - 1) for one in (who, name))
         use = chosen & ~np.isnan(ours).any(axis=1) & ~np.isnan(theirs).any(axis=1)
         if not use.any():
             continue
@@ -234,7 +254,7 @@ def paired(rows: Sequence[Row], lines: Sequence[dict[str, str]], peer: str) -> l
         for what in (0, 1):
             cells += [f"{np.median(side[use, what]):.1f}" for side in (ours, theirs)]
             cells.append(interval(ours[use, what] - theirs[use, what], clusters))
-        out.append(f"| {kind} | {use.sum()} | " + " | ".join(cells) + " |")
+        out.append(f"| {kind} | {label} | {use.sum()} | " + " | ".join(cells) + " |")
     return out
 
 
@@ -276,8 +296,8 @@ def refusals(rows: Sequence[Row], lines: Sequence[dict[str, str]]) -> list[str]:
     return out + [f"| {mode} | {n} | {why} |" for (mode, why), n in counts.most_common()]
 
 
-def page(rows: Sequence[Row], lines: Sequence[dict[str, str]], peer: str) -> str:
-    """Return the scoreboard."""
+def page(rows: Sequence[Row], lines: Sequence[dict[str, str]], peers: Mapping[str, str]) -> str:
+    """Return the scoreboard; peers are labels by the names of their columns."""
     measured = np.array([[row.ttft_s, row.tpot_s] for row in rows])
     ours = np.where(
         np.array([[row.development] for row in rows]),
@@ -285,9 +305,10 @@ def page(rows: Sequence[Row], lines: Sequence[dict[str, str]], peer: str) -> str
         times(lines, "engine"),
     )
     ours = np.where(np.isnan(ours), times(lines, "engine"), ours)
-    parts = [["<!-- made by benchmarks/scoreboard.py -->"], table(rows, lines, peer)]
-    if any(line.get("peer_ttft_s") for line in lines):
-        parts.append(paired(rows, lines, peer))
+    parts = [["<!-- made by benchmarks/scoreboard.py -->"], summary(kinds(rows), ours / measured)]
+    parts.append(table(rows, lines, peers))
+    if peers:
+        parts.append(paired(rows, lines, peers))
     parts += [skill(rows, measured, ours), refusals(rows, lines), by_group(rows, lines)]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
@@ -298,10 +319,13 @@ def main() -> int:
     parser.add_argument("--all", type=Path, help="larger set; default: aiconfigurator-core's")
     parser.add_argument("--rows", type=Path, default=Path("scoreboard.csv"), help="one line a row")
     parser.add_argument("--output", type=Path, help="page; default: print it")
+    parser.add_argument("--peer-every", type=int, default=1, help="ask peers for each Nth row")
     options = parser.parse_args()
     rows = all_rows(options.measured, options.all or larger_set())
-    name, peer = aiconfigurator() or ("aiconfigurator", None)
-    text = page(rows, run(rows, options.rows, peer), name)
+    peers = installed()
+    estimates = {name: estimate for name, (_, estimate) in peers.items()}
+    lines = run(rows, options.rows, estimates, options.peer_every)
+    text = page(rows, lines, {name: label for name, (label, _) in peers.items()})
     if options.output:
         options.output.write_text(text, encoding="utf-8")
     else:

@@ -1,8 +1,9 @@
 """Is the simulated winner the measured one? Settings that were measured both ways.
 
 A pair is a disaggregated and a monolithic row of one GPU, engine, architecture, lengths and weight
-format with equal requests in flight per GPU. A guess that knows nothing names one side for all;
-skill is to be right more often than the better one of these two guesses.
+format with equal requests in flight per GPU. What was measured once counts once, whatever it is
+called, and rows whose stated sizes cannot be those that were measured do not count. A guess that
+knows nothing names one side for all; skill is to be right more often than the better of these two.
 """
 
 from __future__ import annotations
@@ -10,25 +11,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from measured import Row
+from measured import Row, contradicted
 from numpy.typing import NDArray
 
-ALIKE = {"DeepSeek-V3": "DeepSeek-R1"}
-"""Models of one architecture."""
 WITHIN = 0.01
 """Requests in flight per GPU that differ by no more are equal."""
 METRICS = ("TTFT", "TPOT", "throughput per GPU")
 
 
-def gpus(row: Row) -> int:
-    """Return the GPUs of a row's deployment."""
-    return sum(pool.workers * pool.tp * pool.pp * pool.attention_dp for pool in row.pools)
-
-
 def pairs(rows: Sequence[Row]) -> list[tuple[int, int]]:
     """Return the places of each disaggregated row and of the monolithic rows that match it."""
-    found = []
-    usable = [number for number, row in enumerate(rows) if row.pools and row.concurrency]
+    found = {}
+    doubtful = contradicted(rows)
+    usable = [
+        number
+        for number, row in enumerate(rows)
+        if row.pools and row.concurrency and number not in doubtful
+    ]
     for one in usable:
         for other in usable:
             if (
@@ -36,28 +35,31 @@ def pairs(rows: Sequence[Row]) -> list[tuple[int, int]]:
                 and rows[other].mode == "agg"
                 and _match(rows, one, other)
             ):
-                found.append((one, other))
-    return found
+                found.setdefault(_measured(rows[one]) + _measured(rows[other]), (one, other))
+    return list(found.values())
+
+
+def _measured(row: Row) -> tuple[object, ...]:
+    return row.ttft_s, row.tpot_s, row.concurrency, row.pools
 
 
 def _match(rows: Sequence[Row], one: int, other: int) -> bool:
     a, b = rows[one], rows[other]
     if _setting(a) != _setting(b):
         return False
-    first, second = ((row.concurrency or 0) / gpus(row) for row in (a, b))
+    first, second = ((row.concurrency or 0) / row.gpus for row in (a, b))
     return abs(first / second - 1) <= WITHIN
 
 
 def _setting(row: Row) -> tuple[object, ...]:
-    gpu, engine, model = row.group
-    return gpu, engine, ALIKE.get(model, model), row.prompt, row.output, row.precision
+    return *row.group, row.prompt, row.output, row.precision
 
 
 def metrics(row: Row, times: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return TTFT, TPOT and seconds × GPUs per output token (Little's law), less is better."""
     ttft_s, tpot_s = times
     request_s = ttft_s + tpot_s * (row.output - 1)
-    return np.array([ttft_s, tpot_s, request_s * gpus(row) / (row.output * (row.concurrency or 1))])
+    return np.array([ttft_s, tpot_s, request_s * row.gpus / (row.output * (row.concurrency or 1))])
 
 
 def skill(

@@ -86,8 +86,16 @@ def rooflines(**overheads: float) -> dict[str, RooflineLatency]:
     make = RooflineLatency.from_catalog
     return {
         "dense": make("llama-3.1-70b", "h100_sxm", 4, **overheads),
-        "experts": make("mixtral-8x7b", "h100_sxm", 2, **overheads),
-        "latent": make("deepseek-v3", gpu, 8, precision="fp8", **overheads),
+        "experts": make("mixtral-8x7b", "h100_sxm", 2, expert_launch_s=3e-4, **overheads),
+        "latent": make(
+            "deepseek-v3",
+            gpu,
+            8,
+            precision="fp8",
+            latent_launch_s=2e-4,
+            latent_step_s=1e-5,
+            **overheads,
+        ),
         "window": make(window, gpu, 1, expert_precision="fp4", **overheads),
         "ranks": make(
             "deepseek-v3",

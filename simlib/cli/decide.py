@@ -111,6 +111,9 @@ def _told(done: int, total: int, what: str, found: dict[str, Any]) -> None:
         said = str(found["gpus"] or "more than there are")
         click.echo(f"{progress} fewest GPUs: {said}", file=sys.stderr)
         return
+    if what == "slower":
+        said = found["deployment"] or "nothing to look at"
+        click.echo(f"{progress} with longer steps: {said}", file=sys.stderr)
     for one in found["deployments"]:
         capacity = one["capacity_per_s"]
         if capacity is not None:

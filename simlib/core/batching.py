@@ -45,6 +45,9 @@ ADDED_KEYS: dict[str, Any] = {
     "enable_expert_parallel": False,
     "gpu_memory_utilization": MEMORY_FRACTION,
     "engine": None,
+    "expert_launch_s": 0.0,
+    "latent_launch_s": 0.0,
+    "latent_step_s": 0.0,
 }
 """Keys that the first results did not know, with the value that means what they had; with it, a
 key is no part of a point's identity, so that these results stay valid."""
@@ -80,6 +83,12 @@ class LatencyConfig(ConfigModel):
     """Engine overhead of each iteration (scheduling, sampling), seconds."""
     sequence_overhead_s: NonNegativeFloat = 0.0
     """Engine overhead of each sequence in an iteration's batch, seconds."""
+    expert_launch_s: NonNegativeFloat = 0.0
+    """``roofline``: seconds to launch a layer of experts in an iteration that prefills."""
+    latent_launch_s: NonNegativeFloat = 0.0
+    """``roofline``: the same of a layer of latent attention (MLA)."""
+    latent_step_s: NonNegativeFloat = 0.0
+    """``roofline``: seconds of a layer of latent attention in every iteration, beside kernels."""
 
     @model_validator(mode="after")
     def _tables_are_files(self) -> Self:

@@ -56,6 +56,9 @@ def engine_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
         "latency.step_overhead_s": engine.step_overhead_s,
         "latency.sequence_overhead_s": engine.sequence_overhead_s,
     }
+    if latency.get("kind", "roofline") == "roofline":
+        for name in ("expert_launch_s", "latent_launch_s", "latent_step_s"):
+            found[f"latency.{name}"] = getattr(engine, name)
     if latency.get("kind") == "aiconfigurator":
         found["latency.backend"] = latency["engine"]
     elif latency.get("precision") == "fp8":

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from simlib.errors import InvalidParameterError
 from simlib.latency import catalog
-from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel, check_overheads
+from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel, check_seconds
 
 _FILE: Final = Path(__file__).parent / "calibration" / "affine.csv"
 
@@ -99,7 +99,7 @@ def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, 
     return base_s + p[6] * context, p[6] * batch, MAX_STEPS
 
 
-FORMULA: Final = Formula(chunk, iteration, decode)
+FORMULA = Formula(chunk, iteration, decode)
 
 
 class AffineLatency(LatencyModel):
@@ -138,7 +138,7 @@ class AffineLatency(LatencyModel):
         step_overhead_s: float = 0.0,
         sequence_overhead_s: float = 0.0,
     ) -> None:
-        check_overheads(step_overhead_s, sequence_overhead_s)
+        check_seconds(step_overhead_s=step_overhead_s, sequence_overhead_s=sequence_overhead_s)
         if not 0 < kv_bytes_per_token < math.inf:
             raise InvalidParameterError("kv_bytes_per_token", kv_bytes_per_token, "> 0")
         self.coefficients = coefficients

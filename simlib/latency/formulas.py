@@ -14,16 +14,15 @@ from simlib.latency.protocol import Formula
 
 FORMULAS: dict[str, Formula] = {
     "linear": linear.FORMULA,
+    "dense_roofline": roofline.DENSE,
     "roofline": roofline.FORMULA,
-    "dense roofline": roofline.DENSE,
     "affine": affine.FORMULA,
     "table": table.FORMULA,
     "steps": steps.FORMULA,
 }
 HELPERS: tuple[Callable[..., Any], ...] = (
-    roofline.dense_chunk,
-    roofline.busiest,
     roofline.layers_s,
+    roofline.busiest,
     roofline.experts_s,
     roofline.decode_attention,
     table.rank,

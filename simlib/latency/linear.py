@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
 
 from simlib.errors import InvalidParameterError
 from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel
@@ -27,7 +26,7 @@ def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, 
     return p[0] + p[3] * batch + p[4] * context, p[4] * batch, MAX_STEPS
 
 
-FORMULA: Final = Formula(chunk, iteration, decode)
+FORMULA = Formula(chunk, iteration, decode)
 
 
 class LinearLatency(LatencyModel):
@@ -63,5 +62,6 @@ class LinearLatency(LatencyModel):
                 raise InvalidParameterError(name, value, "finite and >= 0")
         if step_s == 0:
             raise InvalidParameterError("step_s", step_s, "> 0")
-        parameters = (step_s, token_s, pair_s, sequence_s, context_s)
-        super().__init__(FORMULA, parameters, kv_bytes_per_token)
+        super().__init__(
+            FORMULA, (step_s, token_s, pair_s, sequence_s, context_s), kv_bytes_per_token
+        )

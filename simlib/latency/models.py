@@ -87,6 +87,9 @@ _OF_EXPERTS = (
     "data_parallel_size",
     "enable_expert_parallel",
     "expert_imbalance",
+    "expert_launch_s",
+    "latent_launch_s",
+    "latent_step_s",
 )
 
 
@@ -134,6 +137,9 @@ def latency_model(
     data_parallel_size: int = 1,
     enable_expert_parallel: bool = False,
     expert_imbalance: float = EXPERT_IMBALANCE,
+    expert_launch_s: float = 0.0,
+    latent_launch_s: float = 0.0,
+    latent_step_s: float = 0.0,
 ) -> LatencyModel:
     """Return the latency model a configuration names.
 
@@ -163,6 +169,8 @@ def latency_model(
     expert_precision, data_parallel_size, enable_expert_parallel, expert_imbalance
         For ``roofline``: of a mixture of experts, as in
         `simlib.latency.roofline.RooflineLatency`.
+    expert_launch_s, latent_launch_s, latent_step_s
+        For ``roofline``: what layers of experts and of latent attention cost beside their kernels.
 
     Raises
     ------
@@ -189,6 +197,9 @@ def latency_model(
         "data_parallel_size": data_parallel_size,
         "enable_expert_parallel": enable_expert_parallel,
         "expert_imbalance": expert_imbalance,
+        "expert_launch_s": expert_launch_s,
+        "latent_launch_s": latent_launch_s,
+        "latent_step_s": latent_step_s,
     }
     overheads = {"step_overhead_s": step_overhead_s, "sequence_overhead_s": sequence_overhead_s}
     return LATENCY_MODELS[kind](asked, overheads)

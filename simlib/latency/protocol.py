@@ -155,11 +155,8 @@ def decode_steps_within(
         context += piece * batch
 
 
-def check_overheads(step_overhead_s: float, sequence_overhead_s: float) -> None:
-    """Raise `InvalidParameterError` unless both overheads are finite and not negative."""
-    for name, value in (
-        ("step_overhead_s", step_overhead_s),
-        ("sequence_overhead_s", sequence_overhead_s),
-    ):
+def check_seconds(**named: float) -> None:
+    """Raise `InvalidParameterError` unless all are finite and not negative, such as overheads."""
+    for name, value in named.items():
         if not 0.0 <= value < math.inf:
             raise InvalidParameterError(name, value, "finite and >= 0")

@@ -19,7 +19,7 @@ from simlib.latency.experts import (
     exchange_s,
     expert_calibration,
 )
-from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel, check_overheads
+from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel, check_seconds
 
 _FILE: Final = Path(__file__).parent / "calibration" / "roofline.csv"
 _ACTIVATION_BYTES: Final = 2
@@ -91,8 +91,8 @@ def is_calibrated(gpu: str, precision: str = "bf16") -> bool:
 
 (
     STEP, TOKEN, OUTPUT, MOVE, SEQUENCE, KV, PAIR, CHUNK, WEIGHTS, CONTEXT, RANKS,
-    EXPERT, EXPERTS, MISS, EXCHANGE, WINDOW, WINDOW_KV, WINDOW_PAIR, WINDOW_CONTEXT,
-) = range(19)  # fmt: skip
+    EXPERT, EXPERTS, MISS, EXCHANGE, WINDOW, WINDOW_KV, WINDOW_PAIR, WINDOW_CONTEXT, LAUNCH,
+) = range(20)  # fmt: skip
 """Places of the formula's parameters; seconds of the busiest GPU, unless said otherwise.
 
 - ``STEP`` of every iteration; ``SEQUENCE`` of a sequence in it; ``CHUNK`` of a prompt's chunk;
@@ -105,18 +105,14 @@ def is_calibrated(gpu: str, precision: str = "bf16") -> bool:
   probability that a token goes past an expert, ``EXCHANGE`` to send a token of a rank to its
   experts and back;
 - ``WINDOW``: tokens that sliding layers look back, 0 without any; ``WINDOW_KV``, ``WINDOW_PAIR``
-  and ``WINDOW_CONTEXT`` are as above for these layers, and the others' are without them.
+  and ``WINDOW_CONTEXT`` are as above for these layers, and the others' are without them;
+- ``LAUNCH``: until the engine has launched the kernels of an iteration that prefills.
 """
 
 
-def dense_chunk(p: Sequence[float], new: int, before: int) -> float:
-    """Return the seconds of a chunk's attention: launch, and computing it or reading the cache."""
-    return p[CHUNK] + max(p[PAIR] * new * (before + 0.5 * new + 0.5), p[KV] * (before + new))
-
-
 def chunk(p: Sequence[float], new: int, before: int) -> float:
-    """Return the same where some layers may have a window."""
-    seconds = dense_chunk(p, new, before)
+    """Return the seconds of a chunk's attention: launch, and computing it or reading the cache."""
+    seconds = p[CHUNK] + max(p[PAIR] * new * (before + 0.5 * new + 0.5), p[KV] * (before + new))
     window = p[WINDOW]
     if window > 0:
         growing = min(max(window - before, 0.0), new)  # tokens with less than a window before them
@@ -173,7 +169,8 @@ def iteration(
     seconds = layers_s(p, rank_tokens, decoding + prompts)
     seconds += experts_s(p, tokens + batch, rank_tokens)
     attention_s = decode_attention(p, batch, context)[0] if batch > 0 else 0.0
-    return seconds + (attention_s + work * share)
+    seconds += attention_s + work * share
+    return max(seconds, p[LAUNCH])
 
 
 def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
@@ -184,20 +181,29 @@ def decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, 
     return seconds + attention_s, growth_s, steps
 
 
+def dense_chunk(p: Sequence[float], new: int, before: int) -> float:
+    """Return the seconds of a chunk's attention: launch, and computing it or reading the cache."""
+    return p[CHUNK] + max(p[PAIR] * new * (before + 0.5 * new + 0.5), p[KV] * (before + new))
+
+
 def dense_iteration(
     p: Sequence[float], work: float, tokens: int, chunks: int, batch: int, context: int
 ) -> float:
-    """Return what `iteration` does, for one rank without experts and windows: in less time."""
-    return layers_s(p, tokens + batch, batch + chunks) + (p[CONTEXT] * context + work)
+    """Return the seconds of an iteration that prefills."""
+    layers = layers_s(p, float(tokens + batch), float(batch + chunks))
+    return layers + (p[CONTEXT] * context + work)
 
 
 def dense_decode(p: Sequence[float], batch: int, context: int) -> tuple[float, float, int]:
-    """Return what `decode` does, for one rank without experts and windows: in less time."""
-    return layers_s(p, batch, batch) + p[CONTEXT] * context, p[CONTEXT] * batch, MAX_STEPS
+    """Return the seconds of a decode step, by how much the next is longer, and how long so."""
+    seconds = layers_s(p, float(batch), float(batch)) + p[CONTEXT] * context
+    return seconds, p[CONTEXT] * batch, MAX_STEPS
 
 
-FORMULA: Final = Formula(chunk, iteration, decode)
-DENSE: Final = Formula(dense_chunk, dense_iteration, dense_decode)
+FORMULA = Formula(chunk, iteration, decode)
+DENSE = Formula(dense_chunk, dense_iteration, dense_decode)
+"""The same for models without experts, attention ranks, windows and launches that wait: those terms
+are left out, the others are the same numbers."""
 
 
 class RooflineLatency(LatencyModel):
@@ -236,6 +242,10 @@ class RooflineLatency(LatencyModel):
     (`data_parallel_size`), tokens, sequences and context of all other terms are those of the
     busiest rank: :math:`\lceil B / R \rceil` of B sequences, and so with chunks.
 
+    An iteration that prefills takes at least :math:`L_e \lambda_e + L_{latent} \lambda_a`, its
+    launches (`expert_launch_s` and `latent_launch_s`, of :math:`L_e` layers of experts and
+    :math:`L_{latent}` of latent attention): they are made one by one, ahead of the GPUs.
+
     Latent attention (MLA) reads :math:`r_{kv} + d_{rope}` numbers per cached token and layer on
     each GPU, or computes with them, :math:`2 h_q (2 r_{kv} + d_{rope})` operations, whichever takes
     longer; in layers with a sliding window, context beyond it costs nothing.
@@ -263,6 +273,11 @@ class RooflineLatency(LatencyModel):
         Tokens of the busiest GPU's experts over the mean, at least 1, with expert parallelism.
     experts
         Efficiencies of routed experts; by default those fitted for the GPU.
+    expert_launch_s, latent_launch_s
+        Seconds in which the engine launches a layer of experts, and one of latent attention, in an
+        iteration that prefills; 0 for layers that a model lacks.
+    latent_step_s
+        Seconds of each layer of latent attention in every iteration, beside its kernels.
 
     Notes
     -----
@@ -290,8 +305,17 @@ class RooflineLatency(LatencyModel):
         enable_expert_parallel: bool = False,
         expert_imbalance: float = EXPERT_IMBALANCE,
         experts: ExpertCalibration | None = None,
+        expert_launch_s: float = 0.0,
+        latent_launch_s: float = 0.0,
+        latent_step_s: float = 0.0,
     ) -> None:
-        check_overheads(step_overhead_s, sequence_overhead_s)
+        check_seconds(
+            step_overhead_s=step_overhead_s,
+            sequence_overhead_s=sequence_overhead_s,
+            expert_launch_s=expert_launch_s,
+            latent_launch_s=latent_launch_s,
+            latent_step_s=latent_step_s,
+        )
         if tensor_parallel < 1 or model.heads % tensor_parallel:
             allowed = f"a divisor of the {model.heads} attention heads of {model.name}"
             raise InvalidParameterError("tensor_parallel", tensor_parallel, allowed)
@@ -316,6 +340,7 @@ class RooflineLatency(LatencyModel):
             step_overhead_s
             + collectives * calibration.allreduce_latency_s
             + model.layers * calibration.layer_s
+            + model.latent_layers * latent_step_s
         )
         kv_s = kv_total / (tp * bandwidth * calibration.kv_bandwidth)
         attention_rate = tp * gpu.flops("bf16") * calibration.attention_mfu
@@ -338,8 +363,10 @@ class RooflineLatency(LatencyModel):
                 experts,
                 whole=enable_expert_parallel,
             )
+        launch_s = model.moe_layers * expert_launch_s + model.latent_layers * latent_launch_s
+        plain = not (model.experts or model.window_layers or launch_s) and data_parallel_size == 1
         super().__init__(
-            FORMULA,
+            DENSE if plain else FORMULA,
             (
                 step_s + moe.step_s,
                 2.0 * model.everyone_parameters / matrix_rate,
@@ -360,11 +387,10 @@ class RooflineLatency(LatencyModel):
                 kv_s * near,
                 pair_s * near,
                 context_s * near,
+                launch_s,
             ),
             kv_total,
         )
-        if self.parameters[RANKS] == 1.0 and not any(self.parameters[EXPERT:]):
-            self.formula = DENSE
 
     @classmethod
     def from_catalog(
@@ -381,6 +407,9 @@ class RooflineLatency(LatencyModel):
         data_parallel_size: int = 1,
         enable_expert_parallel: bool = False,
         expert_imbalance: float = EXPERT_IMBALANCE,
+        expert_launch_s: float = 0.0,
+        latent_launch_s: float = 0.0,
+        latent_step_s: float = 0.0,
     ) -> RooflineLatency:
         """Return the roofline of a model on a GPU, by name or own, with its fitted efficiencies.
 
@@ -404,6 +433,9 @@ class RooflineLatency(LatencyModel):
             data_parallel_size=data_parallel_size,
             enable_expert_parallel=enable_expert_parallel,
             expert_imbalance=expert_imbalance,
+            expert_launch_s=expert_launch_s,
+            latent_launch_s=latent_launch_s,
+            latent_step_s=latent_step_s,
         )
 
 

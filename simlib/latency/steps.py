@@ -13,7 +13,7 @@ from typing import Final
 
 from simlib.errors import InvalidParameterError
 from simlib.files import read_text
-from simlib.latency.protocol import Formula, LatencyModel, Limits, check_overheads
+from simlib.latency.protocol import Formula, LatencyModel, Limits, check_seconds
 from simlib.latency.table import between, surface
 
 COLUMNS: Final = ("phase", "tokens", "context", "seconds")
@@ -150,7 +150,7 @@ def _number(line: Mapping[str, str], name: str, least: float, where: str) -> flo
     return value
 
 
-FORMULA: Final = Formula(chunk, iteration, decode)
+FORMULA = Formula(chunk, iteration, decode)
 
 
 class StepTableLatency(LatencyModel):
@@ -182,7 +182,7 @@ class StepTableLatency(LatencyModel):
         step_overhead_s: float = 0.0,
         sequence_overhead_s: float = 0.0,
     ) -> None:
-        check_overheads(step_overhead_s, sequence_overhead_s)
+        check_seconds(step_overhead_s=step_overhead_s, sequence_overhead_s=sequence_overhead_s)
         self.table = table
         grids = (table.tokens, table.before, table.batch, table.context)
         parameters = [step_overhead_s, sequence_overhead_s, *map(len, grids)]

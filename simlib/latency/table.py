@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from simlib.errors import InvalidParameterError
-from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel, check_overheads
+from simlib.latency.protocol import MAX_STEPS, Formula, LatencyModel, check_seconds
 
 TABLE_FORMAT: Final = 1
 """Version of the table file."""
@@ -206,7 +206,7 @@ class LatencyTable:
             raise InvalidParameterError("table", str(path), allowed, str(error)) from error
 
 
-FORMULA: Final = Formula(chunk, iteration, decode)
+FORMULA = Formula(chunk, iteration, decode)
 
 
 class TableLatency(LatencyModel):
@@ -234,7 +234,7 @@ class TableLatency(LatencyModel):
         step_overhead_s: float = 0.0,
         sequence_overhead_s: float = 0.0,
     ) -> None:
-        check_overheads(step_overhead_s, sequence_overhead_s)
+        check_seconds(step_overhead_s=step_overhead_s, sequence_overhead_s=sequence_overhead_s)
         self.table = table
         grids = (table.tokens, table.chunk, table.before, table.batch, table.context)
         parameters = [step_overhead_s, sequence_overhead_s, *map(len, grids)]

@@ -169,6 +169,9 @@ def _pool(pool: ReplicaPool, latency: LatencyConfig, own: Own) -> Pool:
             expert_imbalance=latency.expert_imbalance,
             data_parallel_size=pool.data_parallel_size,
             enable_expert_parallel=pool.enable_expert_parallel,
+            expert_launch_s=latency.expert_launch_s,
+            latent_launch_s=latency.latent_launch_s,
+            latent_step_s=latency.latent_step_s,
         ),
         _rank_blocks(pool, latency, table, own) * pool.data_parallel_size,
     )

@@ -162,8 +162,8 @@ def no_curve(method: str, reason: str, estimate: float = math.nan) -> Curve:
 
 def skewness(around_0: Floats) -> Floats:
     """Return the skewness of residuals along the last axis; 0 where all are 0."""
-    second = np.mean(around_0**2, axis=-1)
-    third = np.mean(around_0**3, axis=-1)
+    square = around_0**2
+    second, third = np.mean(square, axis=-1), np.mean(square * around_0, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(second > 0, third / second**1.5, 0.0))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import special
 
 from simlib.errors import InvalidParameterError
 
@@ -139,6 +138,8 @@ def mdc_probability_of_wait(arrival_per_s: float, service_s: float, servers: int
     (1932); A. J. E. M. Janssen, J. S. H. van Leeuwaarden, "Back to the roots of the M/D/s queue
     and the works of Erlang, Crommelin and Pollaczek", *Statistica Neerlandica* 62 (2008).
     """
+    from scipy import special  # takes longer to import than the other formulas together
+
     rho = _stable(utilisation(arrival_per_s, service_s, servers))
     load = rho * servers
     if rho == 0:
@@ -160,6 +161,8 @@ def mdc_mean_wait_s(arrival_per_s: float, service_s: float, servers: int) -> flo
 
     Source: as `mdc_probability_of_wait`.
     """
+    from scipy import special  # takes longer to import than the other formulas together
+
     rho = _stable(utilisation(arrival_per_s, service_s, servers))
     load = rho * servers
     if rho == 0:
@@ -189,6 +192,8 @@ def mgc_mean_wait_s(arrival_per_s: float, mean_service_s: float, scv: float, ser
 
 def _mdc_roots(rho: float, servers: int) -> np.ndarray[tuple[int], np.dtype[np.complex128]]:
     """Return the c - 1 roots of z^c = exp(a (z - 1)) with |z| < 1, by Lambert's W."""
+    from scipy import special
+
     turns = np.exp(2j * np.pi * np.arange(1, servers) / servers)
     return np.asarray(-special.lambertw(-rho * math.exp(-rho) * turns) / rho)
 

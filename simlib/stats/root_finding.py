@@ -213,7 +213,7 @@ def find_capacity(
     return _capacity(curve, roots)
 
 
-def bracket(
+def rough_capacity(
     measure: Measure,
     *,
     target: float,
@@ -222,14 +222,17 @@ def bracket(
     highest: float = math.inf,
     snap: Callable[[float], float] = float,
     known: Sequence[float] = (),
-) -> tuple[float | None, float | None]:
-    """Return a rate at which the target is kept and one where it is missed, as few replicates see.
+) -> float:
+    """Return where the curve crosses the target as three replicates see it, without an interval.
 
-    The second is at most 40% above the first. None where no rate in the range keeps it, or misses.
-    Parameters are those of `find_capacity`.
+    Read between two rates that are at most 40% apart. 0 if the target is missed at every rate of
+    the range, inf if it is kept at every one. Parameters are those of `find_capacity`.
     """
     _check(target, start, lowest, highest)
-    return _bracket(_Curve(measure, target, 0.0, snap), start, lowest, highest, known)
+    curve = _Curve(measure, target, 0.0, snap)
+    rates = [r for r in _bracket(curve, start, lowest, highest, known) if r is not None]
+    whole, _ = curve.log_misses(rates, SCOUTS)
+    return max(0.0, _first_above(rates, whole - math.log1p(-target)))
 
 
 def _bracket(

@@ -67,8 +67,9 @@ def real_latencies(draw):
         return TableLatency(small_table(), **overhead)
     if kind == "steps":
         return StepTableLatency(small_steps(), 1000.0, **overhead)
-    if kind in ("roofline", "dense roofline"):
-        return draw(st.sampled_from(list(rooflines(**overhead).values())))
+    if kind in ("roofline", "dense_roofline"):
+        models = rooflines(**overhead).values()
+        return draw(st.sampled_from([one for one in models if one.formula is FORMULAS[kind]]))
     return latency_model(kind, model="llama-3.1-70b", **where, kv_cache_dtype=dtype, **overhead)
 
 

@@ -346,11 +346,14 @@ def test_experts_and_ranks_make_another_point():
     changes = [
         {"latency": {**MIXTURE, "expert_precision": "fp4"}},
         {"latency": {**MIXTURE, "expert_imbalance": 1.5}},
+        {"latency": {**MIXTURE, "expert_launch_s": 1e-3}},
+        {"latency": {**MIXTURE, "latent_launch_s": 1e-3}},
+        {"latency": {**MIXTURE, "latent_step_s": 1e-4}},
         {"batching_mono": {"pool": {"data_parallel_size": 2}}},
         {"batching_mono": {"pool": {"enable_expert_parallel": True}}},
     ]
     ids = {point_id(config(**{"latency": MIXTURE, **change})) for change in ({}, *changes)}
-    assert len(ids) == 5
+    assert len(ids) == 1 + len(changes)
 
 
 @pytest.mark.parametrize("kind", ["affine", "aiconfigurator"])

@@ -34,6 +34,8 @@ def test_what_is_left_out_is_the_engines(engine: str) -> None:
     found = config(engine)
     assert found.latency.step_overhead_s == of.step_overhead_s
     assert found.latency.sequence_overhead_s == of.sequence_overhead_s
+    for term in ("expert_launch_s", "latent_launch_s", "latent_step_s"):
+        assert getattr(found.latency, term) == getattr(of, term) > 0
     for batching in (found.batching_mono, found.batching_disagg):
         assert batching.front_end is not None
         assert batching.front_end.request_s == of.front_end_request_s
@@ -44,6 +46,13 @@ def test_what_is_left_out_is_the_engines(engine: str) -> None:
             assert pool.max_batch_tokens == limits.max_batch_tokens
             assert pool.max_batch_size == limits.max_batch_size
             assert pool.gpu_memory_utilization == of.gpu_memory_utilization
+
+
+def test_layers_cost_nothing_more_where_measurements_hold_all_of_them() -> None:
+    for kind in ("affine", "aiconfigurator"):
+        latency = config("vllm", latency={"kind": kind}).latency
+        assert (latency.expert_launch_s, latency.latent_launch_s, latency.latent_step_s) == (0,) * 3
+        assert latency.step_overhead_s > 0
 
 
 def test_engines_differ_where_it_matters() -> None:
@@ -196,6 +205,9 @@ def test_the_catalog_is_of_sound_numbers() -> None:
             engine.sequence_overhead_s,
             engine.front_end_request_s,
             engine.front_end_token_s,
+            engine.expert_launch_s,
+            engine.latent_launch_s,
+            engine.latent_step_s,
         ):
             assert 0 <= constant < 0.1
         for gpu in catalog.gpu_names():

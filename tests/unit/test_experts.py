@@ -190,6 +190,44 @@ def test_a_run_of_steps_crosses_the_window_exactly():
     assert latency.decode_run_s(batch, context, 60) == pytest.approx(math.fsum(each), rel=1e-13)
 
 
+LAUNCHES = {"expert_launch_s": 1e-3, "latent_launch_s": 2e-3}
+
+
+@pytest.mark.parametrize(
+    ("model", "launch_s"),
+    [
+        (catalog.model("llama-3.1-8b"), 0.0),
+        (QWEN, 48 * 1e-3),
+        (DEEPSEEK, 58 * 1e-3 + 61 * 2e-3),
+    ],
+)
+def test_a_prefill_takes_at_least_the_launches_of_its_layers(model, launch_s):
+    plain, launched = peak(model, 8), peak(model, 8, **LAUNCHES)
+    one_token, long = [(1, 0)], [(200_000, 0)]
+    assert plain.iteration_s(one_token, 0, 0) < 0.048
+    least = max(launch_s, plain.iteration_s(one_token, 0, 0))
+    assert launched.iteration_s(one_token, 0, 0) == pytest.approx(least, rel=1e-12)
+    assert plain.iteration_s(long, 0, 0) > launch_s  # the GPUs are behind, launches are hidden
+    assert launched.iteration_s(long, 0, 0) == plain.iteration_s(long, 0, 0)
+    # steps that only decode are launched at once, as a graph
+    assert launched.iteration_s([], 8, 8000) == plain.iteration_s([], 8, 8000)
+
+
+@pytest.mark.parametrize(("model", "layers"), [(QWEN, 0), (DEEPSEEK, 61)])
+def test_layers_of_latent_attention_take_their_time_in_every_iteration(model, layers):
+    plain, slower = peak(model, 8), peak(model, 8, latent_step_s=1e-4)
+    for iteration in (([(500, 0)], 0, 0), ([(500, 0)], 3, 3000), ([], 3, 3000)):
+        more = slower.iteration_s(*iteration) - plain.iteration_s(*iteration)
+        assert more == pytest.approx(layers * 1e-4, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", [*LAUNCHES, "latent_step_s"])
+@pytest.mark.parametrize("seconds", [-1e-3, math.inf, math.nan])
+def test_seconds_of_layers_are_finite_and_not_negative(name, seconds):
+    with pytest.raises(InvalidParameterError, match=f"{name} must be finite and >= 0"):
+        peak(DEEPSEEK, 8, **{name: seconds})
+
+
 @pytest.mark.parametrize(
     ("model", "tp", "settings", "match"),
     [

@@ -10,13 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simlib.errors import InvalidParameterError
-from simlib.latency import catalog
+from simlib.latency import catalog, roofline
 from simlib.latency.affine import AffineCoefficients, AffineLatency, affine_coefficients
 from simlib.latency.models import latency_model
 from simlib.latency.protocol import MAX_STEPS, LatencyModel
 from simlib.latency.roofline import (
-    DENSE,
-    FORMULA,
     RooflineCalibration,
     RooflineLatency,
     is_calibrated,
@@ -144,30 +142,6 @@ def test_the_roofline_is_its_formula():
     assert latency.kv_bytes_per_token == 2 * 32 * 8 * 128 * 2
 
 
-@given(
-    new=st.integers(1, 2**15),
-    before=st.integers(0, 2**17),
-    chunks=st.integers(1, 4),
-    batch=st.integers(0, 512),
-    mean=contexts,
-)
-def test_the_formula_of_dense_models_gives_the_bits_of_the_whole_one(
-    new, before, chunks, batch, mean
-):
-    p = RooflineLatency.from_catalog("llama-3.1-70b", "h100_sxm", 4).parameters
-    work = FORMULA.chunk(p, new, before)
-    assert DENSE.chunk(p, new, before) == work
-    shape = (p, work, new * chunks, chunks, batch, batch * mean)
-    assert DENSE.iteration(*shape) == FORMULA.iteration(*shape)
-    if batch > 0:
-        assert DENSE.decode(p, batch, batch * mean) == FORMULA.decode(p, batch, batch * mean)
-
-
-@pytest.mark.parametrize("kind", rooflines())
-def test_only_dense_models_on_one_rank_have_the_formula_of_dense_models(kind):
-    assert (rooflines()[kind].formula is DENSE) == (kind == "dense")
-
-
 def test_a_chunked_prompt_computes_the_same_attention_as_a_whole_one():
     # with fixed costs removed, chunks of one prompt add up (large chunks: compute bound)
     model, gpu = catalog.model("llama-3.1-8b"), catalog.gpu("h100_sxm")
@@ -278,3 +252,36 @@ def test_importing_and_using_a_latency_model_stays_light():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@given(
+    chunks=st.lists(st.tuples(st.integers(1, 9000), st.integers(0, 100_000)), max_size=4),
+    batch=st.integers(0, 300),
+    mean=st.integers(1, 20_000),
+)
+def test_a_dense_model_takes_what_the_whole_formula_says_to_the_bit(chunks, batch, mean):
+    if not chunks and not batch:
+        return
+    dense = RooflineLatency.from_catalog("llama-3.1-70b", "h100_sxm", 4, step_overhead_s=0.001)
+    whole = RooflineLatency.from_catalog("llama-3.1-70b", "h100_sxm", 4, step_overhead_s=0.001)
+    assert dense.formula is roofline.DENSE
+    whole.formula = roofline.FORMULA
+    assert dense.iteration_s(chunks, batch, batch * mean) == whole.iteration_s(
+        chunks, batch, batch * mean
+    )
+    if batch:
+        steps = (dense.formula.decode, whole.formula.decode)
+        assert len({step(dense.parameters, batch, batch * mean) for step in steps}) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("gpt-oss-20b", {}),
+        ("deepseek-v3", {"tensor_parallel": 8, "precision": "fp8"}),
+        ("qwen3-30b-a3b", {"data_parallel_size": 2}),
+    ],
+)
+def test_only_plain_models_take_the_short_formula(model, settings):
+    latency = RooflineLatency.from_catalog(model, "h100_sxm", **settings)
+    assert latency.formula is roofline.FORMULA

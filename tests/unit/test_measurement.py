@@ -244,13 +244,14 @@ def test_the_distribution_is_how_many_had_at_most_that_ttft(drain: bool) -> None
     )
     distribution = measure_point(runs, config).distribution
     assert distribution is not None
-    lines = distribution.lines({"point_id": "x"})
-    assert len(lines) == 110
-    for line in lines:  # a request that got no token is slower than all
-        assert np.mean(ttft_s <= line["ttft_s"] * (1 + 1e-8)) >= line["share"] - 1e-12
-        assert np.mean(ttft_s < line["ttft_s"] * (1 - 1e-8)) <= line["share"] + 1e-12
-    assert lines[-1]["share"] == pytest.approx(np.mean(~np.isnan(ttft_s)))
-    assert (lines[-1]["share"] < 1) == (not drain)
+    shares, steps_s = distribution.columns()
+    assert shares.shape == steps_s.shape == (110,)
+    for share, step_s in zip(shares, steps_s, strict=True):
+        # a request that got no token is slower than all
+        assert np.mean(ttft_s <= step_s * (1 + 1e-8)) >= share - 1e-12
+        assert np.mean(ttft_s < step_s * (1 - 1e-8)) <= share + 1e-12
+    assert shares[-1] == pytest.approx(np.mean(~np.isnan(ttft_s)))
+    assert (shares[-1] < 1) == (not drain)
 
 
 def test_without_a_drain_percentiles_have_the_same_estimator_as_with_one() -> None:

@@ -202,13 +202,18 @@ def test_a_published_configuration_is_the_catalogs_model(tmp_path, content, name
     assert (read.sliding_window, read.window_layers) == (known.sliding_window, known.window_layers)
 
 
+def test_sparse_attention_costs_what_a_window_of_the_selected_tokens_does(tmp_path):
+    read = catalog.model_of_file(str(written(tmp_path, {**DEEPSEEK, "index_topk": 2048})))
+    assert (read.sliding_window, read.window_layers) == (2048, read.layers)
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
         ({"hidden_size": None}, "latency.model: hidden_size must be a number >= 1, got None"),
         ({"hidden_size": "big"}, "latency.model: hidden_size must be a whole number, got 'big'"),
         ({"num_key_value_heads": 5}, "kv_heads must be a divisor of 32 heads"),
-        ({"index_topk": 2048}, "latency.model must be a model whose layers attend to all"),
+        ({"ssm_state_size": 128}, "latency.model must be a model whose layers attend to all"),
         ({"layer_types": ["mamba"] * 32}, "latency.model: layer_types must be full_attention"),
     ],
 )

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
 
 import pytest
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from simlib.study.figures.plain_text import draw_text_as_it_is, plain
+from simlib.study.figures.plain_text import plain, spell_out_powers
+from simlib.study.figures.style import STYLE
+
+
+@pytest.fixture(autouse=True)
+def style() -> Iterator[None]:
+    with rc_context(STYLE):
+        yield
 
 
 def drawn(figure: Figure) -> str:
-    draw_text_as_it_is(figure)
+    spell_out_powers(figure)
     file = io.StringIO()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -51,7 +60,7 @@ def test_logarithmic_axes_keep_their_labels(scale: str) -> None:
         (r"$\mathdefault{2\times10^{3}}$", "2 × 10³"),
         (r"$\mathdefault{-10^{0}}$", "-10⁰"),
         (r"$\mathdefault{0}$", "0"),
-        ("a $ b", r"a \$ b"),
+        ("a $ b", "a $ b"),
     ],
 )
 def test_labels_in_characters(label: str, shown: str) -> None:

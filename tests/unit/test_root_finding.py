@@ -9,7 +9,13 @@ import pytest
 
 from simlib.errors import InvalidParameterError
 from simlib.stats.curve import skewness
-from simlib.stats.root_finding import FEWEST_REPLICATES, Attainment, find_capacity
+from simlib.stats.root_finding import (
+    FEWEST_REPLICATES,
+    SCOUTS,
+    Attainment,
+    find_capacity,
+    rough_capacity,
+)
 from simlib.stats.student import t_quantile
 
 CONFIRMED = math.ceil(1.5 * FEWEST_REPLICATES)
@@ -153,6 +159,19 @@ def test_a_search_that_goes_on_begins_with_the_rates_that_are_known():
     assert found.interval.contains(10.0)
     beyond = search(Curve(root=50.0), known=(5.0, 6.0))  # all of them below the crossing
     assert beyond.interval.estimate == pytest.approx(50.0)
+
+
+def test_a_rough_look_takes_three_replicates_a_rate():
+    def rough(curve, **settings):
+        return rough_capacity(curve, **{"target": 0.95, "start": 3.0, "lowest": 0.01, **settings})
+
+    curve = Curve()
+    assert rough(curve) == pytest.approx(10.0, rel=1e-6)
+    assert set(curve.asked.values()) == {SCOUTS}
+    assert len(curve.asked) == 5
+    assert rough(Curve(noise=0.3)) == pytest.approx(10.0, rel=0.1)
+    assert rough(Curve(root=0.001), lowest=0.5) == 0.0
+    assert rough(Curve(root=100.0), highest=8.0) == math.inf
 
 
 def test_rates_can_be_kept_to_a_grid():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-import measured  # noqa: E402 - lies beside the script
+import aims  # noqa: E402 - lies beside the script
+import measured  # noqa: E402
 import scoreboard  # noqa: E402
 import verdict_skill  # noqa: E402
 
@@ -136,7 +138,7 @@ def both_ways(count: int) -> list[measured.Row]:
     found = []
     for number in range(count):
         load = 16 * (number + 1)
-        found.append(row(concurrency=load))
+        found.append(row(concurrency=load, tpot_s=0.01 * 1.1**number))
         found.append(row(mode="disagg", concurrency=2 * load, pools=(POOL, POOL)))
     return found
 
@@ -146,6 +148,58 @@ def test_pairs_have_equal_requests_in_flight_per_gpu() -> None:
     assert verdict_skill.pairs(rows) == [(1, 0), (3, 2), (5, 4)]
     assert verdict_skill.pairs([rows[0], row(mode="disagg", pools=(POOL, POOL))]) == []
     assert verdict_skill.pairs([rows[1], row(gpu="b200_sxm", concurrency=16)]) == []
+
+
+def test_a_measurement_under_two_names_is_one_pair() -> None:
+    mono, disagg = both_ways(1)
+    twin = row(concurrency=16, model="meta-llama/Llama-3.1-8B-Instruct")
+    assert verdict_skill.pairs([mono, disagg, twin]) == [(1, 0)]
+    assert len(verdict_skill.pairs([mono, disagg, row(concurrency=16, ttft_s=0.2)])) == 2
+
+
+def test_sizes_that_repeat_a_measurement_of_fewer_gpus_are_doubted() -> None:
+    small = [row(concurrency=load, tpot_s=0.01 * load) for load in (4, 8, 16)]
+    four = replace(POOL, attention_dp=4)
+    same = [replace(one, pools=(four,), tpot_s=1.01 * one.tpot_s) for one in small]
+    faster = [replace(one, pools=(four,), tpot_s=0.5 * one.tpot_s) for one in small]
+    assert measured.contradicted([*small, *same]) == {3, 4, 5}
+    assert measured.contradicted([*small, *faster]) == set()
+    # one of three may agree by chance
+    assert measured.contradicted([*small, same[0], *faster[1:]]) == set()
+    kinds = scoreboard.kinds([*small, *same])
+    assert kinds["development, monolithic, dense"].sum() == 6
+    assert kinds["development, monolithic, dense, sizes credible"].sum() == 3
+
+
+def test_the_page_begins_with_aims_and_what_is_met() -> None:
+    kinds = {
+        "others, monolithic, dense": np.array([True, True, True, False]),
+        "development, monolithic, dense": np.array([False, False, False, True]),
+    }
+    ratios = np.array([[1.2, 1.0], [0.1, 1.09], [np.nan, 1.0], [1.0, 1.0]])
+    head, _, ttft, tpot, far, *others = aims.summary(kinds, ratios)
+    assert head.index("nobody fitted") < head.index("left out")
+    assert ttft == "| monolithic, dense: TTFT | 20 % | 55.0 %, missed | 0.0 %, met |"
+    assert tpot == "| monolithic, dense: TPOT | 8 % | 4.5 %, met | 0.0 %, met |"
+    assert far == "| rows off by over 5 times | none | 1 of 2 | 0 of 1 |"
+    assert others[0] == "| monolithic, experts: TTFT | 30 % | – | – |"
+
+
+def test_peers_are_asked_for_each_nth_row_that_is_simulated(tmp_path: Path) -> None:
+    rows = [row(concurrency=number or None) for number in range(6)]
+    asked: list[measured.Row] = []
+
+    def peer(one: measured.Row) -> tuple[float, float]:
+        asked.append(one)
+        return 0.2, 0.01
+
+    lines = scoreboard.run(rows, tmp_path / "rows.csv", {"aisimulate": peer}, 2)
+    assert asked == [rows[2], rows[4]]  # the first cannot be simulated
+    found = scoreboard.times(lines, "aisimulate")
+    assert np.isfinite(found[:, 0]).tolist() == [False, False, True, False, True, False]
+    [*_, only] = scoreboard.paired(rows, lines, {"aisimulate": "AISimulate 1"})
+    assert only.split(" | ")[1:3] == ["AISimulate 1", "2"]
+    assert only.split(" | ")[4] == "100.0"
 
 
 def test_skill_counts_right_winners_and_the_constant_guess() -> None:
@@ -171,15 +225,15 @@ def test_rank_correlation_is_of_ranks() -> None:
 def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row(), row(concurrency=None)]
     path = tmp_path / "rows.csv"
-    first = scoreboard.run(rows, path, None)
+    first = scoreboard.run(rows, path, {})
     assert float(first[0]["engine_ttft_s"]) > 0
     assert "requests in flight" in first[1]["engine_refused"]
     monkeypatch.setattr(scoreboard, "predicted", None)  # nothing is predicted again
-    again = scoreboard.run(rows, path, None)
+    again = scoreboard.run(rows, path, {})
     assert (
         scoreboard.times(again, "engine")[0].tolist()
         == scoreboard.times(first, "engine")[0].tolist()
     )
-    text = scoreboard.page(rows, again, "peer")
+    text = scoreboard.page(rows, again, {})
     assert "development, monolithic, dense" in text
     assert "no number of requests in flight stated" in text

@@ -106,3 +106,10 @@ def test_a_limit_of_single_gaps_is_refused_with_the_reason(slo):
     with pytest.raises(InvalidParameterError, match="tpot_s limits their mean") as caught:
         Slo.from_dict({"ttft_s": 1.0, **slo})
     assert caught.value.name.endswith("itl_p99_s")
+
+
+def test_limits_of_every_request_and_of_classes_are_stretched_and_the_share_is_not():
+    slo = Slo(ttft_s=1.0, attainment=0.9, classes={"chat": {"ttft_s": 0.5, "tpot_s": 0.02}})
+    assert slo.times(0.5) == Slo(
+        ttft_s=0.5, attainment=0.9, classes={"chat": {"ttft_s": 0.25, "tpot_s": 0.01}}
+    )

@@ -1,6 +1,6 @@
 """Serving engines by name: what their servers do unless told otherwise, and what they cost.
 
-``engines.csv`` has a row per engine: how its scheduler forms batches, and four constants that
+``engines.csv`` has a row per engine: how its scheduler forms batches, and constants that
 ``benchmarks/fit_engines.py`` fitted to measured servers, each with its spread. What the engine lets
 into a batch, by GPU and memory, stands in ``engine_limits.csv`` with the source of each number.
 """
@@ -36,6 +36,12 @@ class ServingEngine:
     """Seconds in which the front end reads a request, whatever its length."""
     front_end_token_s: float
     """Seconds in which it reads a prompt token."""
+    expert_launch_s: float
+    """Seconds in which it launches a layer of experts in an iteration that prefills."""
+    latent_launch_s: float
+    """The same of a layer of latent attention."""
+    latent_step_s: float
+    """Seconds of a layer of latent attention in every iteration, beside its kernels."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from simlib.latency.catalog.models import Model
 _NOT_GATED: Final = ("opt", "gpt_neox", "falcon", "phi", "starcoder2", "nemotron", "bloom")
 """Model types whose feed-forward blocks have two matrices."""
 _OTHERWISE: Final = (
-    "index_topk",
     "linear_attn_config",
     "linear_num_value_heads",
     "hybrid_override_pattern",
@@ -21,8 +20,8 @@ _OTHERWISE: Final = (
     "mamba_d_state",
     "compress_ratios",
 )
-"""Keys of models whose layers do not attend to all tokens, or to a window: sparse, linear, state
-space. Their seconds and caches follow other rules."""
+"""Keys of models whose layers do not attend to all tokens, or to so many: linear, state space.
+Their seconds and caches follow other rules."""
 _WHOLE: Final = ("full_attention", "chunked_attention", "attention")
 """Layers that count as attending to everything; chunks are longer than most contexts."""
 
@@ -42,8 +41,9 @@ def model_of_file(name: str) -> Model:
 
     Known are dense models and mixtures of experts, grouped and latent attention, and sliding
     windows, by the keys of Llama, Qwen, Mistral, Mixtral, DeepSeek, Kimi, GLM, MiniMax, gpt-oss
-    and their kin. Embeddings count as not tied where the file does not say so; a vision encoder
-    is left out.
+    and their kin. Sparse attention (``index_topk``) counts as a window of the tokens that its
+    indexer selects, which costs the same; the indexer's own time is left out, as a vision encoder
+    is. Embeddings count as not tied where the file does not say so.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def model_of_file(name: str) -> Model:
         q_lora_rank=config.optional("q_lora_rank") if rank else 0,
         qk_rope_head_dim=rope,
         v_head_dim=config.size("v_head_dim") if rank else 0,
-        sliding_window=config.size("sliding_window") if window_layers else 0,
+        sliding_window=config.size("index_topk", "sliding_window") if window_layers else 0,
         window_layers=window_layers,
     )
 
@@ -144,7 +144,9 @@ def _moe_layers(config: _Sizes, layers: int) -> int:
 
 
 def _window_layers(config: _Sizes, layers: int) -> int:
-    """Return how many layers see a sliding window only."""
+    """Return how many layers see a sliding window, or a selection of tokens, only."""
+    if config.optional("index_topk"):
+        return layers
     window = config.data.get("sliding_window")
     kinds = config.data.get("layer_types")
     if isinstance(kinds, list):

@@ -102,6 +102,11 @@ class Model:
         return self.v_head_dim or self.head_dim
 
     @property
+    def latent_layers(self) -> int:
+        """Layers of latent attention: all or none."""
+        return self.layers if self.kv_lora_rank else 0
+
+    @property
     def attention_parameters(self) -> int:
         """Parameters in the attention matrices of all layers."""
         if not self.kv_lora_rank:

@@ -10,17 +10,12 @@ import numpy as np
 
 from simlib.core.config import SimConfig
 from simlib.core.slo import Slo
-from simlib.stats.intervals import Interval
-from simlib.stats.ranking import Duel, Standing, duel, rank
+from simlib.stats.ranking import Standing, rank
 from simlib.study.decide.costs import cost, energy
 from simlib.study.decide.recipes import recipe
+from simlib.study.decide.verdict import Found, elsewhere, longer_steps, relative, verdict_of
 from simlib.study.plan.decision import Accuracy
 
-WORDS = {
-    "first": "disaggregate",
-    "second": "do not disaggregate",
-    "too close to call": "too close to call",
-}
 _BUSY_LINK = 0.5
 """A link that is busy for less of the time does not make anybody wait for long."""
 _SPENT = {
@@ -31,7 +26,6 @@ _SPENT = {
     "first_decode_step_s": "decode",
 }
 """The pool (or the link) where a part of TTFT is spent; the wait for the transfer depends."""
-Found = Mapping[str, Any]
 
 
 def searches_of(case: Mapping[str, Any], outcomes: Mapping[str, Found]) -> list[Found]:
@@ -59,8 +53,9 @@ def answered(
     outcomes: Mapping[str, Found],
 ) -> dict[str, Any]:
     """Return the answer to a case from the outcomes of its jobs; see `answer`."""
-    fewest = None if case["fewest"] is None else outcomes[case["fewest"]]
-    return answer(case, searches_of(case, outcomes), accuracy, prices, fewest)
+    fewest, slower = (None if case[job] is None else outcomes[case[job]]
+                      for job in ("fewest", "slower"))  # fmt: skip
+    return answer(case, searches_of(case, outcomes), accuracy, prices, fewest, slower)
 
 
 def answer(
@@ -69,6 +64,7 @@ def answer(
     accuracy: Accuracy,
     prices: Mapping[str, float],
     fewest: Mapping[str, Any] | None = None,
+    slower: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the whole answer to one case as plain data.
 
@@ -82,6 +78,8 @@ def answer(
         The user's dollars per GPU and hour.
     fewest
         What `fewest_gpus` found, if a rate was asked for.
+    slower
+        What `simlib.study.decide.slower.slower` found, if that was asked for.
     """
     slo = Slo.from_dict(case["slo"])
     lines = [
@@ -93,16 +91,19 @@ def answer(
     standings = rank(samples, indifference=indifference) if samples else []
     for line in lines:
         line.update(_standing(next((s for s in standings if s.name == line["deployment"]), None)))
+        line["tied"] &= line["stopped_by"] != "behind"  # the rounds before told it from the best
     lines.sort(key=lambda line: -(line["capacity_per_s_per_gpu"] or 0.0))
     best = {
         architecture: _best(lines, architecture)
         for architecture in dict.fromkeys(one["architecture"] for one in case["deployments"])
     }
+    verdict = verdict_of(case, lines, samples, accuracy, slo)
     return {
         "coordinates": case["coordinates"],
         "slo": case["slo"],
-        "verdict": _verdict(case, lines, samples, accuracy, slo),
-        "other_definitions": _elsewhere(case, searches, accuracy),
+        "verdict": verdict,
+        "longer_steps": longer_steps(case, samples, accuracy, verdict, slower),
+        "other_definitions": elsewhere(case, searches, accuracy),
         "best": best,
         "tied_with_best": [line["deployment"] for line in lines if line["tied"]],
         "deployments": lines,
@@ -116,7 +117,8 @@ def answer(
         },
         "simulations": sum(
             row["replicates"] for found in searches for row in (found["unloaded"], *found["rates"])
-        ),
+        )
+        + (sum(slower["points"].values()) if slower is not None else 0),
     }
 
 
@@ -226,66 +228,16 @@ def _samples(lines: Sequence[Found], searches: Sequence[Found]) -> dict[str, Any
     }
 
 
-def _sides(case: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the samples by architecture."""
-    sides: dict[str, dict[str, Any]] = {"disagg": {}, "mono": {}}
-    for one in case["deployments"]:
-        if one["name"] in samples:
-            sides[one["architecture"]][one["name"]] = samples[one["name"]]
-    return sides
-
-
-def _elsewhere(
-    case: Mapping[str, Any], searches: Sequence[Found], accuracy: Accuracy
-) -> dict[str, dict[str, Any]]:
-    """Return the verdict where TTFT ends elsewhere, by definition, from the first round's searches.
-
-    Those stop at a coarser interval: a claim here may be too close to call though it is none there.
-    """
-    found = {}
-    for definition in dict.fromkeys(name for one in searches for name in one["definitions"]):
-        its = [one["definitions"].get(definition) for one in searches]
-        samples = {
-            deployment["name"]: np.array(one["log_pseudo_values"]) - math.log(deployment["gpus"])
-            for deployment, one in zip(case["deployments"], its, strict=True)
-            if one is not None and one["log_pseudo_values"]
-        }
-        sides = _sides(case, samples)
-        if all(sides.values()):
-            said = _duel(sides, accuracy)
-            found[definition] = said | {
-                f"{side}_capacity_per_s": next(
-                    one["capacity_per_s"]
-                    for deployment, one in zip(case["deployments"], its, strict=True)
-                    if one is not None and deployment["name"] == said[side]
-                )
-                for side in ("mono", "disagg")
-            }
-    return found
-
-
 def _standing(standing: Standing | None) -> dict[str, Any]:
     if standing is None:
         return {"behind_best": None, "behind_best_low": None, "behind_best_high": None,
                 "tied": False}  # fmt: skip
-    relative = _relative(standing.behind_best)
+    behind = relative(standing.behind_best)
     return {
-        "behind_best": relative["estimate"],
-        "behind_best_low": relative["low"],
-        "behind_best_high": relative["high"],
+        "behind_best": behind["estimate"],
+        "behind_best_low": behind["low"],
+        "behind_best_high": behind["high"],
         "tied": standing.tied,
-    }
-
-
-def _relative(interval: Interval) -> dict[str, float | None]:
-    """Return a difference of logarithms as a relative difference."""
-    return {
-        name: math.expm1(value) if math.isfinite(value) else None
-        for name, value in (
-            ("estimate", interval.estimate),
-            ("low", interval.low),
-            ("high", interval.high),
-        )
     }
 
 
@@ -293,63 +245,6 @@ def _best(lines: Sequence[dict[str, Any]], architecture: str) -> dict[str, Any] 
     able = [line for line in lines if line["architecture"] == architecture]
     able = [line for line in able if line["capacity_per_s"] is not None]
     return max(able, key=lambda line: float(line["capacity_per_s_per_gpu"]), default=None)
-
-
-def _verdict(
-    case: Mapping[str, Any],
-    lines: Sequence[dict[str, Any]],
-    samples: Mapping[str, Any],
-    accuracy: Accuracy,
-    slo: Slo,
-) -> dict[str, Any]:
-    """Return claim, margin (best disaggregated over best monolithic, less one) and reason."""
-    sides = _sides(case, samples)
-    looked_at = {one["architecture"] for one in case["deployments"]}
-    nothing = {"margin": None, "method": "", "mono": None, "disagg": None}
-    if not samples:
-        return nothing | {"claim": "no deployment meets the SLO", "reason": _unmet(lines, slo)}
-    if len(looked_at) == 1:
-        (only,) = looked_at
-        other = "monolithic" if only == "disagg" else "disaggregated"
-        return nothing | {"claim": "one architecture only", "reason": f"no {other} deployment"}
-    for side, claim in (("mono", "disaggregate"), ("disagg", "do not disaggregate")):
-        if not sides[side]:
-            name = "monolithic" if side == "mono" else "disaggregated"
-            reason = f"no {name} deployment meets the SLO at any load"
-            return nothing | {"claim": claim, "reason": reason}
-    return _duel(sides, accuracy)
-
-
-def _duel(sides: Mapping[str, Mapping[str, Any]], accuracy: Accuracy) -> dict[str, Any]:
-    """Return claim, margin and reason of two architectures that both have a capacity."""
-    found: Duel = duel(
-        sides["disagg"], sides["mono"], indifference=math.log1p(accuracy.indifference)
-    )
-    reason = ""
-    if found.claim == "too close to call":
-        if found.margin.contains(0.0):
-            reason = "the interval of the margin holds 0"
-        else:
-            reason = f"the margin is within {accuracy.indifference:.0%}, which does not matter"
-    return {
-        "claim": WORDS[found.claim],
-        "margin": _relative(found.margin),
-        "method": found.margin.method,
-        "disagg": found.first,
-        "mono": found.second,
-        "reason": reason,
-    }
-
-
-def _unmet(lines: Sequence[dict[str, Any]], slo: Slo) -> str:
-    """Say what the unloaded system gives, of the deployment that comes nearest."""
-    nearest = max(lines, key=lambda line: float(line["unloaded"]["attainment"]))
-    unloaded = nearest["unloaded"]
-    return (
-        f"without load {nearest['deployment']} keeps {unloaded['attainment']:.1%} of the requests "
-        f"within it ({slo.attainment:.0%} are asked for); TTFT p50 {unloaded['p50_ttft_s']:.3g} s, "
-        f"TPOT p50 {unloaded['p50_tpot_s']:.3g} s"
-    )
 
 
 def _config(case: Mapping[str, Any], name: str) -> SimConfig:

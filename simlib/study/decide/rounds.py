@@ -1,4 +1,4 @@
-"""The rounds of a decision over the deployments of an architecture: scout, search, refine."""
+"""The rounds of a decision over its deployments: scout, search, refine, and a look at errors."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from simlib.files import read_json
 from simlib.stats.ranking import contenders
 from simlib.study.decide.load import Load
 from simlib.study.decide.search import Found, scouted, search_capacity
+from simlib.study.decide.slower import slower
 from simlib.study.plan.decision import Accuracy
 from simlib.study.plan.searches import job_paths
 
 FAR_BEHIND = 1.25
-"""What scouts saw miss the SLO at a rate is far behind one that they saw keep it at this many
-times that rate: its capacity is at least a fifth lower, as three replicates see it."""
+"""A deployment is far behind another one that carries this many times as much per GPU, as three
+replicates see both."""
 Simulated = Callable[[], None]
 Outcome = dict[str, Any]
 
 
 def scout(request: Mapping[str, Any], results: Path, simulated: Simulated) -> Outcome:
-    """Look with three replicates between which rates the capacity of each deployment lies."""
+    """Look with three replicates where the capacity of each deployment is, about."""
     return _outcome(scouted(load, name) for name, load in _loads(request, results, simulated))
 
 
@@ -64,26 +65,31 @@ def refine(request: Mapping[str, Any], results: Path, simulated: Simulated) -> O
     )
 
 
+def slower_best(request: Mapping[str, Any], results: Path, simulated: Simulated) -> Outcome:
+    """Find what the best of all would carry if its steps took longer than simulated."""
+    return slower(_field(request, results), request, results, simulated)
+
+
 ROUNDS: dict[str, Callable[[Mapping[str, Any], Path, Simulated], Outcome]] = {
     "scout": scout,
     "search": search,
     "refine": refine,
+    "slower": slower_best,
 }
 
 
 def far_behind(field: Sequence[Found]) -> dict[str, str]:
     """Return which scouted deployments need no search, and why, by name.
 
-    A deployment stays if any definition of TTFT might make it the best: what it loses by the most
-    lenient one is compared with what the leader keeps by the strictest.
+    A deployment stays if any definition of TTFT might make it the best: what it carries by the most
+    lenient one is compared with what the leader carries by the strictest.
     """
-    kept = [found["kept_per_s"] / found["gpus"] for found in field if found["kept_per_s"]]
-    best = max(kept, default=0.0)
+    scouted = [found for found in field if found["outcome"] == "scouted"]
+    best = max((found["at_least_per_s"] / found["gpus"] for found in scouted), default=0.0)
     return {
-        found["name"]: f"three replicates: misses the SLO at {found['lost_per_s']:g}/s, where the "
-        "best one is far from that"
-        for found in field
-        if found["lost_per_s"] and FAR_BEHIND * found["lost_per_s"] / found["gpus"] <= best
+        found["name"]: f"about {found['at_most_per_s']:.2g}/s at most, as three replicates see it"
+        for found in scouted
+        if FAR_BEHIND * found["at_most_per_s"] / found["gpus"] <= best
     }
 
 
@@ -97,7 +103,7 @@ def _loads(
 
 
 def _field(request: Mapping[str, Any], results: Path) -> dict[str, Found]:
-    """Return what the round before found of each deployment of the architecture, by name."""
+    """Return what the round before found of each deployment, by name."""
     return {
         found["name"]: found
         for job in request["reads"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from simlib.core.config import SimConfig
 from simlib.core.records import TtftDefinition
-from simlib.stats.root_finding import SCOUTS, Attainment, Capacity, bracket, find_capacity
+from simlib.stats.root_finding import SCOUTS, Capacity, find_capacity, rough_capacity
 from simlib.study.decide.load import TRACE_PARTS, Load, snapped
 from simlib.study.plan.decision import Accuracy
 
@@ -71,31 +71,30 @@ def search_capacity(
 
 
 def scouted(load: Load, name: str) -> Found:
-    """Look with three replicates between which rates the capacity lies.
+    """Look with three replicates where the capacity is, about.
 
     Returns
     -------
     dict
-        kept_per_s, by the strictest definition of TTFT, and lost_per_s, by the most lenient one (0
-        and None if there is none); a row for each rate.
+        at_least_per_s, by the strictest definition of TTFT, at_most_per_s, by the most lenient one;
+        a row for each rate.
     """
     found = _unsearched(load, name)
     if found["outcome"] == "never":
         return found
 
-    def strictly(rate: float, replicates: int) -> Attainment:
-        return load.measure(rate, replicates, load.definitions, np.minimum)
+    def rough(of_them: np.ufunc) -> float:
+        return rough_capacity(
+            lambda rate, replicates: load.measure(rate, replicates, load.definitions, of_them),
+            target=load.slo.attainment,
+            known=tuple(load.runs),
+            **_range(load),
+        )
 
-    def leniently(rate: float, replicates: int) -> Attainment:
-        return load.measure(rate, replicates, load.definitions, np.maximum)
-
-    kept, _ = bracket(strictly, target=load.slo.attainment, **_range(load))
-    known = tuple(load.runs)
-    _, lost = bracket(leniently, target=load.slo.attainment, known=known, **_range(load))
     return found | {
         "outcome": "scouted",
-        "kept_per_s": kept or 0.0,
-        "lost_per_s": lost,
+        "at_least_per_s": rough(np.minimum),
+        "at_most_per_s": rough(np.maximum),
         "points": found["points"] | load.points(),
         "rates": _rows(load),
     }
@@ -110,8 +109,8 @@ def _unsearched(load: Load, name: str) -> Found:
         "gpus": load.config.deployment.total_gpus,
         "unloaded": unloaded,
         "points": {unloaded["point_id"]: unloaded["replicates"]},
-        "kept_per_s": 0.0,
-        "lost_per_s": None,
+        "at_least_per_s": 0.0,
+        "at_most_per_s": 0.0,
     }
     reason = ""
     if unloaded["attainment"] < load.slo.attainment:

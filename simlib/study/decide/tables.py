@@ -43,7 +43,9 @@ def write_decision(study: Mapping[str, Any], results: Path, output: Path) -> lis
     answers: list[dict[str, Any]] = []
     verdicts, capacities, frontier, attained = [], [], [], []
     for number, case in enumerate(decision["cases"]):
-        jobs = {one["job"] for one in case["deployments"]} | {case["fewest"]} - {None}
+        jobs = {one["job"] for one in case["deployments"]} | {case["fewest"], case["slower"]} - {
+            None
+        }
         outcomes = {job: _read(job_paths(results, job)[1]) for job in jobs}
         searches = searches_of(case, outcomes)
         said = answered(case, accuracy, decision["prices"], outcomes)

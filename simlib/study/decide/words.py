@@ -35,7 +35,9 @@ def ten_lines(answer: Mapping[str, Any], config: SimConfig) -> list[str]:
     for architecture, best in answer["best"].items():
         said = _none(answer, architecture) if best is None else _best(best)
         lines.append(f"Best {_SIDES[architecture]}: {said}")
-    lines += [line for line in (_others(answer), _fewest(answer), _cost(answer)) if line]
+    lines += [
+        line for line in (_others(answer), _fewest(answer), _cost(answer), _longer(answer)) if line
+    ]
     lines += _doubts(answer, config)
     return lines
 
@@ -226,6 +228,20 @@ def _cost(answer: Mapping[str, Any]) -> str:
 def _dollars(cost: Mapping[str, Any], what: str) -> str:
     low, high = cost[f"{what}_low"], cost[f"{what}_high"]
     return f"${low:.3g}" if low == high else f"${low:.3g} to ${high:.3g}"
+
+
+def _longer(answer: Mapping[str, Any]) -> str:
+    """Say what error of the step latencies the verdict stands."""
+    asked = answer["longer_steps"]
+    if asked is None:
+        return ""
+    said = ""
+    for one in asked["verdicts"]:
+        if one["claim"] != answer["verdict"]["claim"]:
+            said += f"{'; ' if said else ''}{one['error']:.0%} longer: {one['claim']}"
+            break
+        said = f"{one['error']:.0%} longer: the same verdict"
+    return f"If only the steps of {asked['deployment']} took longer than simulated: {said}."
 
 
 def _doubts(answer: Mapping[str, Any], config: SimConfig) -> list[str]:

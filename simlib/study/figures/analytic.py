@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from simlib.errors import InvalidParameterError
+from simlib.stats.queueing import mdc_mean_wait_s, mgc_mean_wait_s, utilisation
 from simlib.study.figures.axes import XAxis
 from simlib.study.figures.data import Point
 from simlib.workload.lengths import Moments, lognormal_moments, uniform_moments
@@ -81,9 +82,6 @@ def _mean_ttft_s(config: dict[str, Any]) -> float | None:
     moments = _moments(config) if config["serving"] == "token_rate" else None
     if moments is None:
         return None
-    # SciPy takes 0.2 s to import, which most studies save
-    from simlib.stats.queueing import mdc_mean_wait_s, mgc_mean_wait_s, utilisation
-
     prompt, output = moments
     cluster = config["cluster_mono"]
     prefill, decode = cluster["prefill_tokens_per_s"], cluster["decode_tokens_per_s"]

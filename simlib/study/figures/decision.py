@@ -148,9 +148,8 @@ def attainment_figure(data: DecisionData) -> Figure | None:
         handle = Line2D([], [], marker=marker, markersize=4, **style)
         legend.append(LegendEntry(handle, shortened(f"{SIDES[architecture]} {name}", 40)))
     note = "Points: measured rates; 95% intervals where there are 12 replicates or more."
-    sheet = make_sheet(
-        [1], (5.4, 3.2), data.heading("requests within the SLO over the rate", note), legend=legend
-    )
+    heading = data.heading("requests within the SLO over the rate", note)
+    sheet = make_sheet([1], (5.4, 3.2), heading, legend=legend, margins=Margins(left=0.8))
     ax = sheet.axes[0][0]
     for rows, style, marker in sheet_lines:
         x, y = rows["rate_per_s"], rows["attainment"]
@@ -164,26 +163,37 @@ def attainment_figure(data: DecisionData) -> Figure | None:
     ax.annotate(f"{data.target:.0%} asked for", (1.0, data.target), xytext=(-2, 3), ha="right",
                 xycoords=("axes fraction", "data"), textcoords="offset points",
                 fontsize=8)  # fmt: skip
-    ax.set_xlim(left=0.0)
-    ax.set_ylim(max(0.0, 1.0 - 5.0 * (1.0 - data.target)), 1.0 + 0.2 * (1.0 - data.target))
+    bottom = max(0.0, 1.0 - 5.0 * (1.0 - data.target))
+    ax.set_xlim(0.0, 1.04 * max(_last_seen(rows, bottom) for rows, _, _ in sheet_lines))
+    ax.set_ylim(bottom, 1.0 + 0.2 * (1.0 - data.target))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.set_xlabel("arrival rate (requests/s)")
     ax.set_ylabel("requests within the SLO")
     return sheet.figure
 
 
-def _smooth(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a deployment without those that few replicates measured between others.
+def _last_seen(rows: pd.DataFrame, bottom: float) -> float:
+    """Return the first rate at which a curve leaves the axes below, or its last one."""
+    below = rows.loc[rows["attainment"] < bottom, "rate_per_s"]
+    return float(rows["rate_per_s"].max() if below.empty else below.min())
 
-    A search looks at rates near the capacity with few replicates first: they would make a curve of
-    common random numbers jump.
+
+def _smooth(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a deployment without those that fewer replicates measured near others.
+
+    A search looks at many rates with few replicates: they would make the curve jump.
     """
     near = rows[rows["replicates"] >= max(FEWEST_REPLICATES, 0.5 * rows["replicates"].max())]
     if not near.empty:
         first, last = near["rate_per_s"].min(), near["rate_per_s"].max()
         between = rows["rate_per_s"].between(first / _NEAR, last * _NEAR)
         rows = rows[~between | rows.index.isin(near.index)]
-    return rows.sort_values("rate_per_s")
+    shown: list[int] = list(near.index)
+    for index, row in rows.sort_values("replicates", ascending=False, kind="stable").iterrows():
+        ratios = rows.loc[shown, "rate_per_s"] / row["rate_per_s"]
+        if not ratios.between(1.0 / _NEAR, _NEAR).any():
+            shown.append(int(str(index)))
+    return rows.loc[shown].sort_values("rate_per_s")
 
 
 def frontier_figure(data: DecisionData) -> Figure | None:
@@ -252,7 +262,9 @@ def _margins(ax: Axes, data: DecisionData, levels: Sequence[Any]) -> None:
         color = _CLAIM_COLORS.get(verdict["claim"], GREY)
         margin = verdict["margin"]
         if margin is None:
-            ax.annotate(verdict["claim"], (position, 0.0), rotation=90, fontsize=7, ha="center")
+            ax.annotate(_cell_text(verdict).replace("\n", " "), (position, 0.03), ha="center",
+                        xycoords=("data", "axes fraction"), rotation=90, va="bottom", fontsize=8,
+                        color=color)  # fmt: skip
             continue
         estimate = margin["estimate"]
         low = estimate - (margin["low"] if margin["low"] is not None else estimate)
@@ -260,6 +272,7 @@ def _margins(ax: Axes, data: DecisionData, levels: Sequence[Any]) -> None:
         ax.errorbar(position, estimate, yerr=[[low], [high]], color=color, marker="o", capsize=3)
     ax.axhline(0.0, color="#222222", linewidth=0.9)
     ax.set_xticks(range(len(levels)), [level_text(data.factors[0], level) for level in levels])
+    ax.set_xlim(-0.5, len(levels) - 0.5)
     ax.set_xlabel(_label(data.factors[0]))
     ax.set_ylabel("margin of disaggregation")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -53,14 +53,17 @@ def read_curves(path: Path, points: Sequence[Point]) -> dict[Place, Curve]:
     """
     if not points:
         return {}
-    factors, wanted = list(points[0].coordinates), {_place(point) for point in points}
+    wanted = {_place(point) for point in points}
     found: dict[Place, list[tuple[float, float]]] = {}
     with path.open(encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            place = tuple(level_key(line[name]) for name in factors)
+        lines = csv.reader(file)
+        column = {name: number for number, name in enumerate(next(lines, ()))}
+        levels = [column[name] for name in points[0].coordinates]
+        ttft_s, share = column["ttft_s"], column["share"]
+        for line in lines:
+            place = tuple([level_key(line[number]) for number in levels])
             if place in wanted:
-                step = float(line["ttft_s"]), float(line["share"])
-                found.setdefault(place, []).append(step)
+                found.setdefault(place, []).append((float(line[ttft_s]), float(line[share])))
     return {place: (np.array(steps)[:, 0], np.array(steps)[:, 1]) for place, steps in found.items()}
 
 

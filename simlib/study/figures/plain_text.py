@@ -1,7 +1,7 @@
-"""Text of a study is drawn as text: a ``$`` in a title, name or label starts no formula.
+"""Labels of logarithmic axes in plain characters: text of figures is drawn as it is.
 
-Matplotlib reads what stands between two ``$`` as TeX, and fails on what is none. It does so with
-its own labels of logarithmic axes as well, which are therefore spelt in plain characters.
+Matplotlib reads what stands between two ``$`` as TeX, and fails on what is none; figures have that
+switched off. But it writes its own labels of logarithmic axes so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import Formatter
 
 _OWN = re.compile(r"\$\\mathdefault\{(.*)\}\$")
@@ -18,28 +17,19 @@ _POWER = re.compile(r"10\^\{(-?\d+)\}")
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def draw_text_as_it_is(figure: Figure) -> None:
-    """Have no text of a figure read as TeX, those of ticks that are still to come included."""
-    ticks: set[Text] = set()
+def spell_out_powers(figure: Figure) -> None:
+    """Have the labels of all axes without TeX, those of ticks that are still to come included."""
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(_Plain(axis.get_major_formatter()))
             axis.set_minor_formatter(_Plain(axis.get_minor_formatter()))
-            for tick in (*axis.majorTicks, *axis.minorTicks):
-                ticks |= {tick.label1, tick.label2}
-    for text in figure.findobj(Text):
-        if isinstance(text, Text) and text not in ticks:
-            text.set_parse_math(False)
 
 
 def plain(label: str) -> str:
-    """Return a tick's label so that Matplotlib draws it as text.
-
-    Its own formulas become characters; in any other text, each ``$`` is escaped.
-    """
+    """Return a tick's label, a formula of Matplotlib's own in characters."""
     own = _OWN.fullmatch(label)
     if own is None:
-        return label.replace("$", r"\$")
+        return label
     text = own.group(1).replace(r"\times", " × ")
     return _POWER.sub(lambda power: "10" + power.group(1).translate(_RAISED), text)
 

@@ -20,6 +20,7 @@ STYLE: Any = {  # its keys are matplotlib's own literal type
     "ytick.labelsize": 8.0,
     "legend.fontsize": 8.5,
     "legend.frameon": False,
+    "text.parse_math": False,  # a ``$`` in a title, name or label starts no formula
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#555555",

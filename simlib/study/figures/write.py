@@ -11,7 +11,7 @@ from simlib.files import replacing
 from simlib.study.figures.data import StudyData
 from simlib.study.figures.kept import Kept, digest_of
 from simlib.study.figures.kinds import KINDS, pages
-from simlib.study.figures.plain_text import draw_text_as_it_is
+from simlib.study.figures.plain_text import spell_out_powers
 from simlib.study.figures.style import STYLE
 from simlib.study.jobs import outputs
 from simlib.study.jobs.described import read_study
@@ -78,7 +78,7 @@ def _decision_figures(tables: Path, output: Path, *, svg: bool) -> list[Path]:
 
 
 def _save(figure: Figure, files: list[Path]) -> None:
-    draw_text_as_it_is(figure)
+    spell_out_powers(figure)
     # neither date nor version: the same tables give the same bytes
     for file in files:
         with replacing(file) as temporary:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -34,13 +33,9 @@ class Distribution:
         total = sum(len(one.values) for one in samples)
         return cls(np.array([float(f"{step:.9g}") for step in steps]), len(served) / total)
 
-    def lines(self, where: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return lines of distribution.csv; `where` are their first columns.
+    def columns(self) -> tuple[Floats, Floats]:
+        """Return the steps of the curve: shares of all accepted requests, and the TTFT in seconds.
 
-        Shares are of all accepted requests, so a curve that ends below 1 shows what was not served.
+        A curve that ends below a share of 1 shows what was not served.
         """
-        shares = (SHARES * self.served).tolist()
-        return [
-            {**where, "share": share, "ttft_s": ttft_s}
-            for share, ttft_s in zip(shares, self.ttft_s.tolist(), strict=True)
-        ]
+        return SHARES * self.served, self.ttft_s

@@ -26,6 +26,8 @@ from simlib.study.plan.searches import (
     shared_out,
 )
 
+_SIDES = ("mono", "disagg")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -48,7 +50,18 @@ class Case:
         """The requests of all jobs, by identity; each after those that it reads."""
         extra = {} if self.fewest is None else {fewest_id(self.fewest): self.fewest}
         rounds = {job: request for jobs in self._rounds.values() for job, request in jobs.items()}
-        return {**rounds, **extra}
+        return {**rounds, **self.slower, **extra}
+
+    @cached_property
+    def slower(self) -> dict[str, dict[str, Any]]:
+        """The job that asks what errors of latencies the verdict stands; none without a verdict.
+
+        A break point asks for many verdicts, none of which needs this.
+        """
+        if self.coordinates or len(self._rounds) < len(_SIDES):
+            return {}
+        coarse = screening(self.accuracy, len(self.deployments))
+        return dict([self._job("slower", [], coarse, sorted(set(self.answered_by.values())))])
 
     @cached_property
     def answered_by(self) -> dict[str, str]:
@@ -99,6 +112,7 @@ class Case:
             "slo": self.slo.to_dict(),
             "left_out": self.left_out,
             "fewest": None if self.fewest is None else fewest_id(self.fewest),
+            "slower": next(iter(self.slower), None),
             "deployments": [
                 {
                     "name": one.name,

@@ -5,7 +5,8 @@ reads what the one before it found of the deployments of an architecture:
 
 - ``scout``, in a large field: three replicates say roughly what each deployment carries;
 - ``search``: each deployment to `SCREENING`, but for those that scouts found far behind;
-- ``refine``: those that may still be the best, to the accuracy asked for.
+- ``refine``: those that may still be the best, to the accuracy asked for;
+- ``slower``, of both architectures: the best of all once more, as if its steps took longer.
 
 Starting a job costs more than searching a small system, so some deployments share one.
 """
@@ -26,7 +27,7 @@ from simlib.study.plan.deployments import Deployment
 from simlib.study.plan.identity import ANALYSIS_ONLY, digest, essential
 from simlib.workload.arrivals import ARRIVALS
 
-Round = Literal["scout", "search", "refine"]
+Round = Literal["scout", "search", "refine", "slower"]
 ANSWER = "answer.html"
 """The answer in words, among the tables."""
 SCREENING = Accuracy(relative=0.1, max_replicates=18)

@@ -60,10 +60,13 @@ class MeasuredRow:
         over_time = self.point.over_time
         return [] if over_time is None else timeline_lines(over_time, self._where())
 
-    def distribution_lines(self) -> list[dict[str, Any]]:
-        """Return its lines of distribution.csv; none if nobody got a first token."""
+    def curve(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return its part of distribution.csv; None if nobody got a first token."""
         distribution = self.point.distribution
-        return [] if distribution is None else distribution.lines(self._where())
+        if distribution is None:
+            return None
+        share, ttft_s = distribution.columns()
+        return self._where(), {"share": share, "ttft_s": ttft_s}
 
     def _where(self) -> dict[str, Any]:
         return {**self.coordinates, "point_id": self.point_id}

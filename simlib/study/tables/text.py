@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from simlib.files import replacing
 
 
@@ -80,6 +82,32 @@ def write_table(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_text(line.get(key)) for key in columns] for line in lines)
+
+
+def write_curves(
+    path: Path, curves: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]] | None]
+) -> None:
+    """Write a table of curves as `write_table` would, a line per step.
+
+    Parameters
+    ----------
+    path : Path
+        Of the table.
+    curves : sequence
+        Each with what it is of, and its columns of numbers, arrays of shape (steps,); None has no
+        line.
+    """
+    found = [curve for curve in curves if curve is not None]
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        for number, (where, columns) in enumerate(found):
+            head = io.StringIO()
+            writer = csv.writer(head, lineterminator="")
+            if number == 0:
+                csv.writer(file, lineterminator="\n").writerow([*where, *columns])
+            writer.writerow([_text(value) for value in where.values()])
+            step = head.getvalue().replace("%", "%%") + len(columns) * ",%.9g" + "\n"
+            values = np.column_stack(list(columns.values()))
+            file.write(step * len(values) % tuple(values.ravel()))
 
 
 def _text(value: Any) -> str:

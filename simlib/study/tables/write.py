@@ -20,7 +20,7 @@ from simlib.study.tables.crossover import crossover_lines
 from simlib.study.tables.joints import Comparisons
 from simlib.study.tables.pairs import pairs_of
 from simlib.study.tables.rows import MeasuredRow, measured_row, summary_line
-from simlib.study.tables.text import write_table
+from simlib.study.tables.text import write_curves, write_table
 
 if TYPE_CHECKING:
     from simlib.study.tables.requests_table import RequestsTable
@@ -37,9 +37,10 @@ def write_tables(study_path: Path, results: Path, output: Path) -> None:
 
         outputs.record(output, "tables", write_decision(study, results, output))
         return
-    names = {"requests.parquet"} if study["requests_table"] else set()
+    names = {"distribution.csv"} | ({"requests.parquet"} if study["requests_table"] else set())
     with _requests_table(study, output) as requests:
         rows = [measured_row(row, results, requests) for row in study["rows"]]
+    write_curves(output / "distribution.csv", [row.curve() for row in rows])
     for name, lines in _tables(study, rows, results):
         write_table(output / name, lines)
         names.add(name)
@@ -60,10 +61,9 @@ def _requests_table(
 def _tables(
     study: dict[str, Any], rows: list[MeasuredRow], results: Path
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield name and lines of each table but that of requests."""
+    """Yield name and lines of each table but those of requests and of distributions."""
     classes = any(row.classes for row in rows)
     yield "summary.csv", [summary_line(row) for row in rows]
-    yield "distribution.csv", [line for row in rows for line in row.distribution_lines()]
     if classes:
         yield "classes.csv", [line for row in rows for line in row.class_lines()]
     if any(row.point.over_time for row in rows):
