@@ -134,7 +134,7 @@ class Classes:
     def columns(
         self, deployment: Deployment, n: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return both columns of `n` requests, zeros where there is none.
+        """Return both columns of `n` requests, empty where there is none.
 
         Raises
         ------
@@ -144,9 +144,8 @@ class Classes:
         key = DISCIPLINES[deployment.entry.settings.discipline].class_key
         if key is not None and (getattr(self, key) is None or len(getattr(self, key)) != n):
             raise InvalidParameterError(key, getattr(self, key), f"a column of {n} values")
-        slo_s = np.zeros(n) if self.ttft_slo_s is None else np.asarray(self.ttft_slo_s, np.float64)
-        priority = np.zeros(n) if self.priority is None else self.priority
-        return slo_s, np.asarray(priority, np.int64)
+        slo_s = np.asarray([] if self.ttft_slo_s is None else self.ttft_slo_s, np.float64)
+        return slo_s, np.asarray([] if self.priority is None else self.priority, np.int64)
 
 
 def monolithic(

@@ -26,7 +26,7 @@ from simlib.workload.requests import Requests
 
 __all__ = ["Classes", "simulate"]
 
-_ROWS = 1 << 12
+_ROWS = 1 << 13
 """Rows of a timeline's tables that are noted before they are taken out."""
 
 

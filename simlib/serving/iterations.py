@@ -2,17 +2,19 @@
 
 An iteration that only decodes repeats itself until a sequence ends, blocks run out or something
 is delivered that the batch has room for. All of these are one jump, with their time in closed form.
+The chunks of a long prompt, which leave room for nobody, are another kind of jump.
 """
 
 from __future__ import annotations
 
 from math import inf, isnan
 
-from simlib.compiling import inlined
+from simlib.compiling import compiled, inlined
+from simlib.latency.protocol import MAX_STEPS
 from simlib.serving import notes
 from simlib.serving.jumps import decode_s, shorten
 from simlib.serving.kv_cache import blocks_of, remove, steps_within
-from simlib.serving.policies import prefill_s
+from simlib.serving.policies import chunk_tokens, chunk_work, prefill_s
 from simlib.serving.queues import schedule, sift_down
 from simlib.serving.scheduler import (
     REQUEST_BITS,
@@ -60,8 +62,10 @@ def start(s: State, at: int) -> None:
         context = replica.context if decodes > 0 else 0
         replica.steps = 1 if decodes > 0 else 0
         parameters = s.parameters[replica.pool]
-        seconds = prefill_s(pool.formula, parameters, work, tokens, chunks, decodes, context)
-        first_s = seconds
+        first_s = prefill_s(pool.formula, parameters, work, tokens, chunks, decodes, context)
+        end_s = now_s + first_s
+        if replica.partial != NOBODY and replica.ending == 0 and not pool.receives:
+            end_s = later_chunks(s, at, end_s)
     elif replica.batch > 0:
         steps = 1
         if not preempted:
@@ -70,14 +74,49 @@ def start(s: State, at: int) -> None:
                 steps = steps_within(s, at, steps)
         replica.steps = steps
         first_s, seconds = decode_s(replica, pool.formula, s.parameters[replica.pool], steps)
+        end_s = now_s + seconds
     else:
         return
     replica.start_s = now_s
-    replica.end_s = now_s + seconds
+    replica.end_s = end_s
     schedule(s.next_s, s.winners, at, replica.end_s)
     notes.starts(s, at, tokens, now_s + first_s)
     if replica.steps > 0 and replica.joined > 0:
         first_steps(s, at, now_s, now_s + first_s)
+
+
+@compiled
+def later_chunks(s: State, at: int, end_s: float) -> float:
+    """Return when the jump ends that began with a chunk, if it goes on while all is alike.
+
+    All but the last chunk of a prompt leave room for nobody, whoever comes: only the ends of those
+    that decode along, and the blocks they take, matter to them. A timeline has a row for each.
+    """
+    replica = s.replicas[at]
+    pool, parameters = s.pools[replica.pool], s.parameters[replica.pool]
+    if notes.noted(s, s.run[0].now_s):
+        return end_s
+    decodes, most = 0, MAX_STEPS
+    if replica.steps > 0:
+        decodes = replica.batch
+        most = (s.ends[at, 0] >> REQUEST_BITS) - replica.step
+        if most > 1:
+            most = steps_within(s, at, most)
+    budget = pool.max_batch_tokens - decodes
+    count = 1
+    while count < most:
+        left = replica.tokens - replica.before
+        new = chunk_tokens(pool.policy, left, budget, True)
+        if new == left:
+            break
+        work = chunk_work(pool.formula, parameters, new, replica.before)
+        context = replica.context + count * decodes if decodes > 0 else 0
+        end_s += prefill_s(pool.formula, parameters, work, new, 1, decodes, context)
+        replica.before += new
+        count += 1
+    if decodes > 0:
+        replica.steps = count
+    return end_s
 
 
 @inlined

@@ -189,6 +189,7 @@ def enter(s: State, which: int, request: int) -> None:
         mark_to_start(s, at)
     elif (
         replica.steps > 1
+        and replica.partial == NOBODY  # chunks of one prompt: it goes first
         and (was_empty or not pool.in_order)
         and replica.batch < pool.max_batch_size
     ):

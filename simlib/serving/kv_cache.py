@@ -22,7 +22,9 @@ def blocks_of(tokens: int, block: int) -> int:
 def add(s: State, at: int, held: int) -> None:
     """Take in a decoding sequence that holds `held` tokens."""
     replica = s.replicas[at]
-    s.phases[at, (held - replica.step) % s.pools[replica.pool].block_tokens] += 1
+    phase = (held - replica.step) % s.pools[replica.pool].block_tokens
+    s.phases[at, phase] += 1
+    replica.phase_sum += phase
     replica.batch += 1
     replica.context += held
 
@@ -31,7 +33,9 @@ def add(s: State, at: int, held: int) -> None:
 def remove(s: State, at: int, held: int) -> None:
     """Let go of a decoding sequence that holds `held` tokens."""
     replica = s.replicas[at]
-    s.phases[at, (held - replica.step) % s.pools[replica.pool].block_tokens] -= 1
+    phase = (held - replica.step) % s.pools[replica.pool].block_tokens
+    s.phases[at, phase] -= 1
+    replica.phase_sum -= phase
     replica.batch -= 1
     replica.context -= held
 
@@ -39,14 +43,11 @@ def remove(s: State, at: int, held: int) -> None:
 @compiled
 def growing_blocks(replica: Any, phases: Any, block: int, ahead: int) -> int:
     """Return the blocks of all decoding sequences once `ahead` more steps are done: exact."""
-    unused = 0
-    position = (replica.step + ahead) % block
+    full = -(replica.step + ahead) % block  # the phase of those whose last block is full then
+    wrapped = 0
     for phase in range(block):
-        over = phase + position
-        if over > block:
-            over -= block
-        if over > 0:
-            unused += phases[phase] * (block - over)
+        wrapped += phases[phase] if phase > full else 0
+    unused = full * replica.batch - replica.phase_sum + wrapped * block
     return int((replica.context + ahead * replica.batch + unused) // block)
 
 

@@ -9,6 +9,7 @@ grow with the context, each by the same time, so they are one row per linear pie
 from __future__ import annotations
 
 from math import inf, isnan
+from typing import Any
 
 from simlib.compiling import compiled, inlined
 from simlib.serving.jumps import steps_begun
@@ -41,20 +42,26 @@ def first_gaps(s: State, at: int, first_s: float) -> None:
     replica = s.replicas[at]
     sharing = replica.batch - replica.joined
     if sharing > 0:
-        note_gaps(s, first_s, first_s - replica.decoded_s, 0.0, 1, sharing)
+        note_gaps(s.run, s.gaps, first_s, first_s - replica.decoded_s, 0.0, 1, sharing)
     for place in range(replica.joined):
         last_s = s.stamps[LAST_TOKEN, s.joined[at, place]]
         if not isnan(last_s):
-            note_gaps(s, first_s, first_s - last_s, 0.0, 1, 1)
+            note_gaps(s.run, s.gaps, first_s, first_s - last_s, 0.0, 1, 1)
 
 
 @compiled
 def note_gaps(
-    s: State, time_s: float, gap_s: float, growth_s: float, count: int, sequences: int
+    runs: Any,
+    gaps: Any,
+    time_s: float,
+    gap_s: float,
+    growth_s: float,
+    count: int,
+    sequences: int,
 ) -> None:
     """Note a run of gaps, each longer than the one before by the same time."""
-    run = s.run[0]
-    row = s.gaps[run.gaps]
+    run = runs[0]
+    row = gaps[run.gaps]
     row.time_s = time_s
     row.gap_s = gap_s
     row.growth_s = growth_s
@@ -107,7 +114,7 @@ def later_gaps(s: State, at: int) -> None:
             gap_s += growth_s
             count -= 1
         if count > 0:
-            note_gaps(s, time_s + gap_s, gap_s, growth_s, count, batch)
+            note_gaps(s.run, s.gaps, time_s + gap_s, gap_s, growth_s, count, batch)
         time_s = after_s
 
 

@@ -74,6 +74,7 @@ REPLICA = np.dtype(
         ("batch", "i8"),  # sequences that decode
         ("context", "i8"),  # tokens of KV cache that they hold
         ("step", "i8"),  # decode steps done so far
+        ("phase_sum", "i8"),  # sum of the phases of these sequences, see ``phases``
         ("fixed_blocks", "i8"),  # blocks of requests that do not decode: prompts, transfers
         ("joined", "i8"),  # sequences that decode next for the first time since they came
         ("ending", "i8"),  # prompts that end with the running iteration
@@ -194,7 +195,7 @@ class State(NamedTuple):
     due: NDArray[np.float64]
     """(n,): end of reading or transfer, or bytes sent on a link when it is through."""
     slo_s: NDArray[np.float64]
-    """(n,): of its class, if the discipline reads them."""
+    """(n,): of its class; empty without classes."""
     priority: NDArray[np.int64]
     """(n,): the same."""
     uniforms: NDArray[np.float64]

@@ -53,8 +53,8 @@ class Twin:
                 int(requests.prompt_tokens[number]),
                 int(requests.output_tokens[number]),
                 fits=not refused[number],
-                ttft_slo_s=float(slo_s[number]),
-                priority=int(priority[number]),
+                ttft_slo_s=float(slo_s[number]) if len(slo_s) > 0 else 0.0,
+                priority=int(priority[number]) if len(priority) > 0 else 0,
                 arrival_s=float(requests.arrival_s[number]),
             )
             for number in range(len(requests))

@@ -434,3 +434,12 @@ def test_engines_agree_on_real_models_and_on_a_table(kind):
         slow = stepwise.simulate(requests, deployment)
         for name, column in fast.columns().items():
             np.testing.assert_allclose(column, getattr(slow, name), rtol=1e-9, err_msg=name)
+
+
+def test_who_comes_while_a_long_prompt_is_computed_does_not_change_its_chunks():
+    # one decodes along; the prompt of 40 takes 14 iterations, and the last request comes in between
+    requests = requests_of((0, 2, 60), (1, 40, 2), (6, 2, 2))
+    deployment = mono(max_batch_tokens=4, max_batch_size=4)
+    records, wanted = simulate(requests, deployment), stepwise.simulate(requests, deployment)
+    np.testing.assert_allclose(records.prefill_end_s, wanted.prefill_end_s, rtol=1e-12)
+    np.testing.assert_allclose(records.finish_s, wanted.finish_s, rtol=1e-12)
