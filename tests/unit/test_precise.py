@@ -11,6 +11,7 @@ import pytest
 from simlib.core.config import SimConfig
 from simlib.core.sampling import sample_requests
 from simlib.files import write_json
+from simlib.stats.relaxation import HEAVY_TAIL
 from simlib.study.jobs.decision import read_decisions
 from simlib.study.jobs.precision import make_precise
 from simlib.study.plan.grid import resolve
@@ -108,3 +109,17 @@ def test_what_is_compared_shares_a_job() -> None:
     grid["cluster_disagg.decode_gpus"] = [1, 2]
     all_levels = resolved({}, {}, sweep={"grid": grid}, compare=compare)
     assert [len(rows) for rows in all_levels.precise.values()] == [3, 3]
+
+
+@pytest.mark.parametrize(("metric", "heavy"), [("mean_ttft_s", True), ("mean_tpot_s", False)])
+def test_a_heavy_tail_of_prompts_asks_for_longer_runs_of_what_waits_only(
+    tmp_path: Path, metric: str, heavy: bool
+) -> None:
+    """One that is not met either way: the reason is the tail, or that the interval is wide."""
+    settings = {"serving": "batching", "mode": "mono", "sim_seconds": 150, "warmup_seconds": 15,
+                "arrival": {"rate_per_s": 2},
+                "prompt_tokens": {"mode": "p50_p90", "p50": 100, "p90": 1500}}  # fmt: skip
+    precision = {"metric": metric, "relative": 1e-4, "max_replicates": 12, "max_lengthening": 1}
+    (one,) = decided(resolved(settings, precision), tmp_path)
+    assert not one["reached"]
+    assert (HEAVY_TAIL in one["reason"]) == heavy

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simlib.core.metrics import METRICS
+from simlib.core.summary import Sample
 from simlib.errors import InvalidParameterError
 from simlib.stats.curve import UNKNOWN_BURSTS
 from simlib.stats.estimate import curve_of, effective, units_of
@@ -19,6 +21,7 @@ from simlib.stats.relaxation import (
     initial_bias,
     relaxation_requests,
 )
+from simlib.study.measurement.measured import measure_metric
 
 
 def waits(arrival, service):
@@ -211,3 +214,14 @@ def test_a_long_runs_mean_is_drawn_to_less_skewness_than_a_short_ones():
     )
     lopsided = [(one.high - one.estimate) / (one.estimate - one.low) for one in (short, long)]
     assert lopsided[0] > 1.5 * lopsided[1]
+
+
+@pytest.mark.parametrize(("name", "heavy"), [("ttft", True), ("e2e", True), ("tpot", False)])
+def test_a_metric_knows_whether_the_works_tail_decides_it(name, heavy):
+    length = RunLength(10, 2000.0, 500.0, 5.0, work_kurtosis=8000.0)
+    samples = [
+        Sample(METRICS[name], np.arange(2000), values, np.zeros(2000, dtype=np.bool_))
+        for values in np.random.default_rng(1).normal(10.0, 1.0, (10, 2000))
+    ]
+    interval = measure_metric(samples, length)[f"mean_{name}_s"].interval
+    assert math.isinf(interval.high) == heavy

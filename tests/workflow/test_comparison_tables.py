@@ -124,7 +124,7 @@ def test_an_architecture_compared_with_itself_shows_no_significant_difference(
         "sweep": {"grid": {"random_seed": [1, 2, 3], "arrival.rate_per_s": [1, 3, 5]}},
         "compare": {"factor": "random_seed", "baseline": 1},
     }
-    comparison = pd.read_csv(tables_of(tmp_path, study) / "comparison.csv")
+    comparison = pd.read_csv(tables_of(tmp_path, study, sim_seconds=600) / "comparison.csv")
     primary = comparison[comparison["family"] == "primary"]
     assert not set(primary["verdict"]) & {"faster", "slower"}
     assert (primary["verdict"] == "too close to call").any()
