@@ -11,7 +11,7 @@ from simlib.core.batching import LinkConfig
 from simlib.core.config import SimConfig
 from simlib.core.records import RequestRecords, in_window
 from simlib.core.summary import pool_gpus, service_seconds
-from simlib.latency import catalog, protocol
+from simlib.latency import catalog
 from simlib.latency.protocol import LatencyModel
 from simlib.latency.roofline import RooflineLatency
 from simlib.latency.steps import StepTable
@@ -115,15 +115,18 @@ def rooflines(**overheads: float) -> dict[str, RooflineLatency]:
 
 
 def decode_run_s(latency: LatencyModel, batch: int, context: int, steps: int) -> float:
-    """Return what the engine takes for the seconds of `steps` iterations that only decode."""
-    return protocol.decode_run_s(latency.formula.decode, latency.parameters, batch, context, steps)
+    """Return the seconds of `steps` iterations that only decode, by their formula's lines.
 
-
-def decode_steps_within(latency: LatencyModel, batch: int, context: int, budget_s: float) -> int:
-    """Return how many whole steps the engine lets begin within a budget."""
-    return protocol.decode_steps_within(
-        latency.formula.decode, latency.parameters, batch, context, budget_s
-    )
+    Each piece is ``n a + g n (n - 1) / 2``.
+    """
+    seconds = 0.0
+    while steps > 0:
+        first_s, growth_s, piece = latency.formula.decode(latency.parameters, batch, context)
+        count = min(piece, steps)
+        seconds += count * (first_s + 0.5 * growth_s * (count - 1))
+        steps -= count
+        context += count * batch
+    return seconds
 
 
 def offered_load(records: RequestRecords, config: SimConfig) -> dict[str, float]:

@@ -99,50 +99,6 @@ class LatencyModel:
         )
 
 
-def decode_run_s(decode: Any, parameters: Any, batch: int, context: int, steps: int) -> float:
-    """Return the seconds of `steps` iterations: each piece is ``n a + g n (n - 1) / 2``."""
-    seconds = 0.0
-    while steps > 0:
-        first_s, growth_s, piece = decode(parameters, batch, context)
-        count = min(piece, steps)
-        seconds += count * (first_s + 0.5 * growth_s * (count - 1))
-        steps -= count
-        context += count * batch
-    return seconds
-
-
-def decode_steps_within(
-    decode: Any, parameters: Any, batch: int, context: int, budget_s: float
-) -> int:
-    """Return the most steps whose `decode_run_s` is within a budget; never above `MAX_STEPS`.
-
-    Within a piece the number is the root of a quadratic, in its form without cancellation. The
-    very sums of `decode_run_s` decide in the end, so that both agree at a budget met exactly.
-    """
-    steps = 0
-    spent_s = 0.0
-    if budget_s > 1e200:  # infinite, or its square root would overflow
-        return MAX_STEPS
-    while True:
-        first_s, growth_s, piece = decode(parameters, batch, context)
-        half_s = 0.5 * growth_s
-        if spent_s + piece * (first_s + half_s * (piece - 1)) > budget_s:
-            linear = first_s - half_s
-            left_s = max(budget_s - spent_s, 0.0)
-            root = math.sqrt(linear * linear + 4.0 * half_s * left_s)
-            count = int(min(2.0 * left_s / (linear + root), piece - 1))
-            while spent_s + (count + 1) * (first_s + half_s * count) <= budget_s:
-                count += 1
-            while count > 0 and spent_s + count * (first_s + half_s * (count - 1)) > budget_s:
-                count -= 1
-            return steps + count
-        steps += piece
-        if steps >= MAX_STEPS:
-            return MAX_STEPS
-        spent_s += piece * (first_s + half_s * (piece - 1))
-        context += piece * batch
-
-
 def check_seconds(**named: float) -> None:
     """Raise `InvalidParameterError` unless all are finite and not negative, such as overheads."""
     for name, value in named.items():

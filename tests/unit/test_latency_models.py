@@ -13,7 +13,7 @@ from simlib.errors import InvalidParameterError
 from simlib.latency import catalog, roofline
 from simlib.latency.affine import AffineCoefficients, AffineLatency, affine_coefficients
 from simlib.latency.models import latency_model
-from simlib.latency.protocol import MAX_STEPS, LatencyModel
+from simlib.latency.protocol import LatencyModel
 from simlib.latency.roofline import (
     RooflineCalibration,
     RooflineLatency,
@@ -21,7 +21,7 @@ from simlib.latency.roofline import (
 )
 from simlib.latency.steps import StepTableLatency
 from simlib.latency.table import TableLatency
-from tests.serving import decode_run_s, decode_steps_within, rooflines, small_steps, small_table
+from tests.serving import decode_run_s, rooflines, small_steps, small_table
 
 COEFFICIENTS = {
     "prefill_floor_s": 0.02,
@@ -58,27 +58,6 @@ def test_a_run_of_decode_steps_is_the_sum_of_its_steps(latency, batch, mean_cont
     context = batch * mean_context + batch // 2
     each = [latency.iteration_s([], batch, context + k * batch) for k in range(steps)]
     assert decode_run_s(latency, batch, context, steps) == pytest.approx(math.fsum(each), rel=1e-12)
-
-
-@every_model
-@given(
-    batch=batches,
-    mean_context=contexts,
-    budget_s=st.one_of(st.floats(-1, 30), st.integers(0, 200)),
-)
-def test_steps_within_a_budget_is_the_largest_number(latency, batch, mean_context, budget_s):
-    context = batch * mean_context
-    if isinstance(budget_s, int):  # a budget that so many steps meet exactly
-        budget_s = decode_run_s(latency, batch, context, budget_s)
-    steps = decode_steps_within(latency, batch, context, budget_s)
-    assert steps >= 0
-    assert steps == 0 or decode_run_s(latency, batch, context, steps) <= budget_s
-    assert decode_run_s(latency, batch, context, steps + 1) > budget_s
-
-
-@every_model
-def test_an_infinite_budget_allows_more_steps_than_any_run(latency):
-    assert decode_steps_within(latency, 3, 100, math.inf) == MAX_STEPS
 
 
 @every_model

@@ -14,7 +14,7 @@ from simlib.serving.deployment import Classes, Pool, monolithic
 from simlib.serving.kv_cache import add, fits, growing_blocks, remove, steps_within
 from simlib.serving.queues import pop, push, schedule, sift_up, take_out
 from simlib.workload.requests import Requests
-from tests.serving import decode_run_s, decode_steps_within
+from tests.serving import decode_run_s
 
 coefficients = st.floats(0.0, 1e-3)
 latencies = st.builds(
@@ -115,8 +115,6 @@ def test_a_linear_run_is_the_sum_of_its_steps(latency, batch, beyond, steps):
     total = sum(latency.iteration_s((), batch, context + k * batch) for k in range(steps))
     run_s = decode_run_s(latency, batch, context, steps)
     assert run_s == pytest.approx(total, rel=1e-9)
-    assert decode_steps_within(latency, batch, context, run_s) == steps
-    assert decode_steps_within(latency, batch, context, run_s - 1e-6) == max(steps - 1, 0)
 
 
 def test_chunks_of_a_prompt_cost_the_pairs_of_the_whole():
