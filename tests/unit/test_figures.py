@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from matplotlib import rc_context
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
@@ -599,6 +600,37 @@ def test_the_map_tells_equal_sides_from_what_is_too_close_to_call(tmp_path):
         looks = (drawn[words].get_facecolor(), drawn[words].get_hatch())
         alike = [cell for cell in cells if (cell.get_facecolor(), cell.get_hatch()) == looks]
         assert len(alike) == count, words
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "reach"),
+    [
+        ("1.25", "1.75", [0.25, 0.75]),
+        ("-inf", "1.75", [-0.5, 0.75]),
+        ("1.25", "inf", [0.25, 2.5]),
+        ("-inf", "inf", None),
+    ],
+)
+def test_the_map_draws_crossings_as_far_as_the_data_bound_them(tmp_path, low, high, reach):
+    study = Tables(
+        tmp_path,
+        {"mode": ["mono", "disagg"], "arrival.rate_per_s": [1, 2, 3], "sim_seconds": [600]},
+        compare=MODES,
+        crossover={"x": "arrival.rate_per_s", "y": "sim_seconds"},
+    )
+    table = study.tables / "crossover.csv"
+    lines = [one.replace("1.2,1.8", f"{low},{high}") for one in table.read_text().splitlines()]
+    table.write_text("\n".join(lines) + "\n")
+    figure = crossover_figure(study.data())
+    drawn = [
+        [x for x, _ in segment]
+        for collection in figure.axes[0].collections
+        if isinstance(collection, LineCollection)
+        for segment in collection.get_segments()
+    ]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert drawn == ([] if reach is None else [pytest.approx(reach)])
+    assert ("crossover, 95% interval" in labels) == (reach is not None)
 
 
 def test_the_trade_shows_ratios_with_verdicts_where_the_pace_differs(tmp_path):

@@ -128,7 +128,7 @@ def _legend(data: StudyData) -> list[LegendEntry]:
     if any(line_unstable(line) for line in lines):
         hollow = Patch(facecolor="white", edgecolor="#999999", linestyle=(0, (2, 1.5)))
         entries.append(LegendEntry(hollow, "some side unstable"))
-    if any(math.isfinite(number(line, "crossover")) for line in data.crossings):
+    if any(map(_bounded, data.crossings)):
         line = Line2D([], [], color="black", marker="|", markersize=7, linewidth=1.3)
         entries.append(LegendEntry(line, "crossover, 95% interval"))
     return entries
@@ -204,21 +204,26 @@ def _draw_crossings(
     candidate: str,
     statistic: str,
 ) -> None:
-    """Draw each crossing with its interval, joined along y where there is one per level."""
+    """Draw each crossing with its interval, joined along y where there is one per level.
+
+    One that the data bound on no side is none to look at; an open end goes on to the map's edge.
+    """
     joined: list[tuple[float, float]] = []
     for row, level in enumerate(y.levels):
         here = {**where, y.name: level}
         lines = [
             line
             for line in data.crossings.at(here, statistic=statistic, candidate=candidate)
-            if math.isfinite(number(line, "crossover"))
+            if _bounded(line)
         ]
         for line in lines:
             place = _between(number(line, "crossover"), columns)
-            low, high = (number(line, f"crossover_{end}") for end in ("low", "high"))
-            if math.isfinite(low) and math.isfinite(high):
-                reach = (_between(low, columns), _between(high, columns))
-                ax.hlines(row - _BELOW, *reach, color="black", linewidth=1.3, zorder=4)
+            low, high = _ends(line)
+            reach = (
+                _between(low, columns) if math.isfinite(low) else -0.5,
+                _between(high, columns) if math.isfinite(high) else len(columns) - 0.5,
+            )
+            ax.hlines(row - _BELOW, *reach, color="black", linewidth=1.3, zorder=4)
             ax.plot(
                 [place, place],
                 [row - _BELOW - 0.16, row - _BELOW + 0.16],
@@ -230,6 +235,16 @@ def _draw_crossings(
         joined.append((single, row - _BELOW))
     ax.plot([x for x, _ in joined], [row for _, row in joined], color="black", linewidth=1.0,
             zorder=4)  # fmt: skip
+
+
+def _ends(line: Line) -> tuple[float, float]:
+    """Return the ends of a crossing's interval; infinite, or NaN without one, where it is open."""
+    return number(line, "crossover_low"), number(line, "crossover_high")
+
+
+def _bounded(line: Line) -> bool:
+    """Return whether there is a crossing that the data bound on some side."""
+    return math.isfinite(number(line, "crossover")) and any(map(math.isfinite, _ends(line)))
 
 
 def _between(value: float, levels: list[Any]) -> float:
