@@ -31,8 +31,8 @@ _BYTES_PER_REQUEST = {"fast": 700}
 _BYTES_OTHERWISE = 2000
 _SECONDS_PER_SIMULATION = 0.01
 _SECONDS_PER_REQUEST = {"fast": 1e-6, "simpy": 2e-5}
-_SECONDS_BATCHING = {"fast": 1.5e-6, "simpy": 2e-2}
-_SECONDS_WITH_TIMELINE = 3e-6
+_SECONDS_BATCHING = {"fast": 5e-7, "simpy": 2e-2}
+_SECONDS_WITH_TIMELINE = 8e-7
 """Of the fast batching engine; `benchmarks/batching.py` holds these against what it measures."""
 SNAPSHOT = ".config.json"
 """In the results folder: the configuration of the run, for jobs that start after an edit."""
