@@ -66,10 +66,10 @@ def longer_steps(
     verdict: Mapping[str, Any],
     slower: Mapping[str, Any] | None,
 ) -> dict[str, Any] | None:
-    """Return the verdict if only the steps of the better side's best took longer, by how much.
+    """Return the verdict if steps of the better side, and only those, took longer, by how much.
 
-    None without a claim that could turn. Others of the better side are left out, so it errs towards
-    turning.
+    None without a claim that could turn. Of the better side its best is looked at, and others are
+    left out, so it errs towards turning.
     """
     if (
         slower is None
@@ -87,7 +87,7 @@ def longer_steps(
         sides = _sides(case, samples)
         sides[side] = {name: np.array(one["log_pseudo_values"]) - math.log(gpus)}
         found.append({"error": one["error"], **_duel(sides, accuracy)})
-    return {"deployment": name, "verdicts": found}
+    return {"architecture": side, "deployment": name, "verdicts": found}
 
 
 def relative(interval: Interval) -> dict[str, float | None]:

@@ -229,7 +229,12 @@ def _longer(answer: Mapping[str, Any]) -> str:
             said += f"{'; ' if said else ''}{one['error']:.0%} longer: {one['claim']}"
             break
         said = f"{one['error']:.0%} longer: the same verdict"
-    return f"If only the steps of {asked['deployment']} took longer than simulated: {said}."
+    side = _SIDES[asked["architecture"]]
+    (other,) = (words for words in _SIDES.values() if words != side)
+    return (
+        f"If {side} steps took longer than simulated and {other} ones did not, "
+        f"by {asked['deployment']}: {said}."
+    )
 
 
 def _doubts(answer: Mapping[str, Any], config: SimConfig) -> list[str]:
