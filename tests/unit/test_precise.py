@@ -12,9 +12,11 @@ from simlib.core.config import SimConfig
 from simlib.core.sampling import sample_requests
 from simlib.files import write_json
 from simlib.stats.relaxation import HEAVY_TAIL
-from simlib.study.jobs.decision import read_decisions
+from simlib.study.jobs.decision import read_decisions, write_decisions
 from simlib.study.jobs.precision import make_precise
+from simlib.study.jobs.verify import Verifier, decision_path
 from simlib.study.plan.grid import resolve
+from simlib.study.plan.identity import point_id
 from simlib.study.plan.precise import lengthened, request_of
 from simlib.study.plan.resolved import ResolvedStudy
 
@@ -123,3 +125,35 @@ def test_a_heavy_tail_of_prompts_asks_for_longer_runs_of_what_waits_only(
     (one,) = decided(resolved(settings, precision), tmp_path)
     assert not one["reached"]
     assert (HEAVY_TAIL in one["reason"]) == heavy
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        ({}, ""),
+        ({"replicates": 13}, "more than 12 replicates"),
+        ({"times": 4}, "more than 2 times as long"),
+        ({"times": 1}, "another length"),
+        ({"point_id": "0" * 16}, "another point"),
+        ({"wanted_relative": 0.2}, "another point, or precision"),
+        (None, "it has 0 points"),
+    ],
+)
+def test_a_decision_is_used_only_if_it_is_what_the_row_asks_for(
+    tmp_path: Path, edit: dict[str, Any] | None, reason: str
+) -> None:
+    precision = {"relative": 0.12, "max_replicates": 12, "max_lengthening": 2}
+    study = resolved(SATURATING, precision)
+    row = study.rows[0]
+    path = decision_path(tmp_path, row)
+    (made,) = decided(study, tmp_path / "precision")
+    assert made["times"] == 2
+    (decision,) = read_decisions(path)
+    if edit is not None and edit.get("times", 1) > 1:
+        edit = edit | {"simulated": point_id(lengthened(row.config, edit["times"]))}
+    write_decisions(path, [] if edit is None else [decision.model_copy(update=edit)])
+    verifier = Verifier(tmp_path)
+    condition, found = verifier.decision(row)
+    assert condition == ("corrupt" if reason else "intact")
+    assert (found is None) == bool(reason)
+    assert reason in verifier.reasons.get(path, "")

@@ -225,3 +225,12 @@ def test_a_metric_knows_whether_the_works_tail_decides_it(name, heavy):
     ]
     interval = measure_metric(samples, length)[f"mean_{name}_s"].interval
     assert math.isinf(interval.high) == heavy
+
+
+@pytest.mark.parametrize(("effective_requests", "open_above"), [(299.0, True), (301.0, False)])
+def test_a_mean_needs_three_hundred_requests_over_the_kurtosis_of_their_work(
+    effective_requests, open_above
+):
+    length = RunLength(10, 1000, relaxation=1.0, work_kurtosis=10 * 1000 / effective_requests)
+    assert bool(length.too_short(None)) == open_above
+    assert not length.whatever_the_work().too_short(None)

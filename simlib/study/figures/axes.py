@@ -222,7 +222,7 @@ def heading(
         parts += dict.fromkeys(_definition(point) for point in data.points)
         if MONOLITHIC_ENDS_AT_PREFILL in parts and DEFINITIONS["first_decode_step"] in parts:
             parts.remove(DEFINITIONS["first_decode_step"])
-    windows = {point.window_s for point in data.points}
+    windows = {point.window_ends_s for point in data.points}
     if len(windows) == 1:
         start, end = windows.pop()
         parts.append(f"window {start:g}–{end:g} s".replace(" ", _FIXED_SPACE))

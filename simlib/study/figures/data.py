@@ -74,7 +74,7 @@ class Point:
         return self.line["stability"] not in ("stable", UNSTABLE)
 
     @property
-    def window_s(self) -> tuple[float, float]:
+    def window_ends_s(self) -> tuple[float, float]:
         """Where the window begins and ends; a precision may have lengthened the run."""
         start, end = self.config["warmup_seconds"], self.config["sim_seconds"]
         times = self.value("window_s") / (end - start)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,8 @@ class _Point:
     times: int
     precision: Precision
     results: Path
+    measured: Measured = field(init=False)
+    """What the replicates so far say."""
 
     def __post_init__(self) -> None:
         self.run = lengthened(self.config, self.times)
@@ -94,10 +96,6 @@ class _Point:
     @property
     def statistic(self) -> Statistic:
         return statistic_named(self.precision.metric)
-
-    @property
-    def measured(self) -> Measured:
-        return self.taken.metric(self.statistic.metric.name)[self.precision.metric]
 
     @property
     def count(self) -> int:
@@ -116,6 +114,7 @@ class _Point:
         """Have at least so many replicates."""
         for replicate in range(self.count, wanted):
             self.taken.add(self._replicate(replicate))
+        self.measured = self.taken.metric(self.statistic.metric.name)[self.precision.metric]
 
     def replicate_until_precise(self) -> None:
         """Add replicates until precise, until there are as many as allowed, or in vain."""
@@ -146,8 +145,7 @@ class _Point:
         helps, an overloaded queue, needs none.
         """
         may_do = self.count < self.precision.max_replicates and not self.short()
-        more = self._more()
-        if self.reached or may_do or not math.isfinite(more):
+        if self.reached or may_do or not math.isfinite(more := self._more()):
             return self.times
         return self.times << max(1, math.ceil(math.log2(more)))
 

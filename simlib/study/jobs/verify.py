@@ -143,6 +143,8 @@ def _not_of(row: Row, decisions: Sequence[Decision]) -> str:
         return "it is of another point, or precision"
     if decision.replicates > precision.max_replicates:
         return f"it has more than {precision.max_replicates} replicates"
+    if decision.times > precision.max_lengthening:
+        return f"its runs are more than {precision.max_lengthening} times as long"
     if decision.simulated != point_id(lengthened(row.config, decision.times)):
         return "it is of runs of another length"
     return ""
